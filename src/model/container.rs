@@ -1,0 +1,172 @@
+//! A container: what was asked for, and the states it goes through.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Signal;
+use super::resources::Resources;
+use super::security::Security;
+
+/// CRI's `ContainerConfig` (and what CreateContainer adds), checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    pub name: String,
+    pub attempt: u32,
+    pub image: ImageRequest,
+    /// Replaces the image's entrypoint when not empty.
+    pub command: Vec<String>,
+    /// Replaces the image's arguments when not empty.
+    pub args: Vec<String>,
+    pub working_dir: String,
+    pub envs: Vec<(String, String)>,
+    pub mounts: Vec<Mount>,
+    pub devices: Vec<Device>,
+    pub labels: BTreeMap<String, String>,
+    /// Returned bit for bit.
+    pub annotations: BTreeMap<String, String>,
+    /// Relative to the sandbox's log directory; empty: no log is kept.
+    pub log_path: String,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub tty: bool,
+    pub resources: Resources,
+    pub security: Security,
+    /// None: the image's, or SIGTERM.
+    pub stop_signal: Option<Signal>,
+}
+
+/// The image as the client named it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageRequest {
+    pub image: String,
+    pub user_specified_image: String,
+    pub annotations: BTreeMap<String, String>,
+    pub runtime_handler: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    #[default]
+    Private,
+    HostToContainer,
+    Bidirectional,
+}
+
+/// A bind mount from the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mount {
+    pub container_path: String,
+    /// Symbolic links are followed; it must exist.
+    pub host_path: PathBuf,
+    pub readonly: bool,
+    pub recursive_read_only: bool,
+    pub selinux_relabel: bool,
+    pub propagation: Propagation,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub container_path: String,
+    /// A device node, or a directory whose device nodes are all meant.
+    pub host_path: PathBuf,
+    /// Some of `rwm`.
+    pub permissions: String,
+}
+
+/// Who the container's process is, as found in its image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    /// Ascending, without repeats.
+    pub supplemental_groups: Vec<u32>,
+}
+
+/// Where a container is in its life. Times are nanoseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerState {
+    Created,
+    Running {
+        started_at: i64,
+        pid: u32,
+    },
+    Exited(Exit),
+    /// Its record is about to go. Recovery finishes that.
+    Removing(Option<Exit>),
+}
+
+/// The end of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// 0 when the container never started.
+    pub started_at: i64,
+    pub finished_at: i64,
+    pub code: i32,
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// Why a container ended, in the words CRI clients know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// Exit code 0.
+    Completed,
+    /// Any other exit code.
+    Error,
+    /// The kernel killed a process of it for memory (CRI: `OOMKilled` is mandatory for a cgroup OOM).
+    OomKilled,
+    /// The container could not be started.
+    StartError,
+    /// Nobody can know any more how it ended; the code is 255.
+    Unknown,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl Exit {
+    /// The code reported when the true one is lost.
+    pub const UNKNOWN_CODE: i32 = 255;
+
+    /// The end of a container whose process returned `code`.
+    pub fn with_code(started_at: i64, finished_at: i64, code: i32, oom: bool) -> Self {
+        let reason = match (oom, code) {
+            (_, 0) => Reason::Completed,
+            (true, _) => Reason::OomKilled,
+            (false, _) => Reason::Error,
+        };
+        Self {
+            started_at,
+            finished_at,
+            code,
+            reason,
+            message: String::new(),
+        }
+    }
+
+    /// The end of a container whose code nobody can know any more.
+    pub fn unknown(started_at: i64, finished_at: i64) -> Self {
+        let message = "the container ended while nobody could see how".to_owned();
+        Self {
+            started_at,
+            finished_at,
+            code: Self::UNKNOWN_CODE,
+            reason: Reason::Unknown,
+            message,
+        }
+    }
+}
