@@ -1,1 +1,48 @@
-//! (in the making)
+//! The clients of the command line. They speak to berth's socket and nothing else.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// Why a command failed; printed after `berth: `.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot reach berth at {}: {source} (is `berth serve` running?)", socket.display())]
+    NoDaemon { socket: PathBuf, source: io::Error },
+    /// The daemon's refusal, in its own words.
+    #[error("{}", .0.message())]
+    Refused(#[from] tonic::Status),
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Error {
+    /// For `map_err`: what was attempted when an I/O error came.
+    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// Connects to the daemon's socket. Fails at once when nobody listens there.
+pub async fn connect(socket: &Path) -> Result<Channel, Error> {
+    let path = socket.to_owned();
+    let refused = |source| Error::NoDaemon { socket: path.clone(), source };
+    let first = tokio::net::UnixStream::connect(socket).await.map_err(refused)?;
+    let mut first = Some(first);
+    let again = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let (ready, path) = (first.take(), again.clone());
+        async move {
+            let stream = match ready {
+                Some(stream) => stream,
+                None => tokio::net::UnixStream::connect(path).await?,
+            };
+            Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
+    });
+    Ok(Endpoint::from_static("http://berth").connect_with_connector_lazy(connector))
+}
