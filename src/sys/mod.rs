@@ -1,1 +1,26 @@
-//! (in the making)
+//! Safe wrappers over the kernel. The only place with `unsafe` code, and nothing here knows a pod or tokio.
+//!
+//! The calls block, but none waits for another process: only [`cgroup::Version::remove`] may take up to a second.
+
+pub mod caps;
+pub mod cgroup;
+pub mod link;
+pub mod mount;
+pub mod rootfs;
+
+use std::{fs, io};
+
+/// The kernel's id of this boot (random(4)).
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_boot_id_is_a_uuid_and_stays() {
+        let id = super::boot_id().unwrap();
+        assert_eq!(id.len(), 36);
+        assert_eq!(id, super::boot_id().unwrap());
+    }
+}

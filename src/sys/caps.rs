@@ -1,0 +1,125 @@
+//! Capabilities: those this process holds, and those the kernel knows.
+
+use std::{fs, io};
+
+/// The names of capabilities 0 to 40, in the kernel's order (include/uapi/linux/capability.h).
+const NAMES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// What a process may do, and could at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub effective: Vec<&'static str>,
+    pub bounding: Vec<&'static str>,
+}
+
+impl Held {
+    /// Whether `cap` (`CAP_…`) is in the effective set.
+    pub fn has(&self, cap: &str) -> bool {
+        self.effective.contains(&cap)
+    }
+}
+
+/// The capabilities of this process.
+pub fn held() -> io::Result<Held> {
+    parse_status(&fs::read_to_string("/proc/self/status")?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status names no capability sets"))
+}
+
+/// Every capability that the running kernel has and berth knows by name, in the kernel's order.
+pub fn known() -> io::Result<Vec<&'static str>> {
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap")?;
+    let last: usize = last.trim().parse().map_err(io::Error::other)?;
+    Ok(NAMES.iter().take(last + 1).copied().collect())
+}
+
+fn parse_status(status: &str) -> Option<Held> {
+    let set = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(names(u64::from_str_radix(line.trim(), 16).ok()?))
+    };
+    Some(Held {
+        effective: set("CapEff:")?,
+        bounding: set("CapBnd:")?,
+    })
+}
+
+fn names(bits: u64) -> Vec<&'static str> {
+    let held = |(number, _): &(usize, &&str)| bits & (1 << number) != 0;
+    NAMES.iter().enumerate().filter(held).map(|(_, name)| *name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sets_are_read_bit_by_bit() {
+        let held =
+            parse_status("Name:\tx\nCapInh:\t0000000000000000\nCapEff:\t0000000000001001\nCapBnd:\t000001ffffffffff\n");
+        let held = held.unwrap();
+        assert_eq!(held.effective, ["CAP_CHOWN", "CAP_NET_ADMIN"]);
+        assert_eq!(held.bounding.len(), NAMES.len());
+        assert!(held.has("CAP_NET_ADMIN") && !held.has("CAP_KILL"));
+    }
+
+    #[test]
+    fn a_status_without_sets_is_refused() {
+        assert_eq!(parse_status("CapEff:\tzz\nCapBnd:\t0\n"), None);
+        assert_eq!(parse_status(""), None);
+    }
+
+    #[test]
+    fn this_process_holds_no_capability_that_the_kernel_does_not_know() {
+        let known = known().unwrap();
+        let held = held().unwrap();
+        assert!(known.len() >= 38);
+        assert!(
+            held.effective
+                .iter()
+                .chain(&held.bounding)
+                .all(|cap| known.contains(cap))
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! Mounts that berth makes in the host's mount namespace.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Mounts a tmpfs of at most `size` bytes at the directory `path`; its root has the permissions `mode`.
+pub fn tmpfs(path: &Path, size: u64, mode: u32) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("size={size},mode={mode:o}");
+    Ok(mount(
+        Some("tmpfs"),
+        path,
+        Some("tmpfs"),
+        flags,
+        Some(options.as_str()),
+    )?)
+}
+
+/// Makes `path` show what `source` is. Both must exist, and be both directories or both not.
+pub fn bind(source: &Path, path: &Path) -> io::Result<()> {
+    Ok(mount(Some(source), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+}
+
+/// Makes the directory `path` a mount point of its own that shares its mounts with other mount namespaces.
+pub fn share(path: &Path) -> io::Result<()> {
+    let share = || {
+        mount(
+            None::<&str>,
+            path,
+            None::<&str>,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            None::<&str>,
+        )
+    };
+    match share() {
+        // Not a mount point yet (mount(2)).
+        Err(Errno::EINVAL) => {
+            mount(
+                Some(path),
+                path,
+                None::<&str>,
+                MsFlags::MS_BIND | MsFlags::MS_REC,
+                None::<&str>,
+            )?;
+            Ok(share()?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Detaches whatever is mounted at `path`, once for each mount stacked there. Fine when nothing is, or when `path`
+/// does not exist.
+pub fn unmount(path: &Path) -> io::Result<()> {
+    loop {
+        match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether something is mounted at `path` itself (which must be absolute and free of symbolic links).
+pub fn is_mounted(path: &Path) -> io::Result<bool> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(parse_mountinfo(&String::from_utf8_lossy(&table)).any(|mount| Path::new(&mount.point) == path))
+}
+
+/// One line of /proc/self/mountinfo (proc(5)).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MountLine {
+    pub point: String,
+    pub fs_type: String,
+    pub super_options: String,
+}
+
+/// The lines of `table` that are well formed.
+pub(super) fn parse_mountinfo(table: &str) -> impl Iterator<Item = MountLine> {
+    table.lines().filter_map(parse_mount_line)
+}
+
+fn parse_mount_line(line: &str) -> Option<MountLine> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    let mut file_system = file_system.split(' ');
+    Some(MountLine {
+        point: unescape(mount.split(' ').nth(4)?),
+        fs_type: file_system.next()?.to_owned(),
+        super_options: file_system.nth(1)?.to_owned(),
+    })
+}
+
+/// Undoes the kernel's octal escapes of blanks and backslashes (`\040`).
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) => {
+                plain.push(char::from(code));
+                plain.push_str(&part[3..]);
+            }
+            None => {
+                plain.push('\\');
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Detaches on drop what a failed test leaves mounted.
+    struct Mounted<'a>(&'a Path);
+
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            unmount(self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_mount_line_with_and_without_optional_fields_is_read() {
+        let table = "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=continue\n\
+                     1 2 0:3 / /a\\134b rw - cgroup cgroup rw,cpu,cpuacct\nnonsense\n1 2 0:3 / /a rw - x\n";
+        let lines: Vec<_> = parse_mountinfo(table).collect();
+        let line = |point: &str, fs_type: &str, super_options: &str| MountLine {
+            point: point.into(),
+            fs_type: fs_type.into(),
+            super_options: super_options.into(),
+        };
+        assert_eq!(
+            lines,
+            [
+                line("/mnt 2", "ext3", "rw,errors=continue"),
+                line("/a\\b", "cgroup", "rw,cpu,cpuacct"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_tmpfs_is_mounted_with_its_mode_and_unmounted_again_and_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shm");
+        fs::create_dir(&path).unwrap();
+        let _mounted = Mounted(&path);
+        assert!(!is_mounted(&path).unwrap());
+        tmpfs(&path, 65536, 0o1777).unwrap();
+        tmpfs(&path, 65536, 0o1777).unwrap();
+        assert!(is_mounted(&path).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o1777);
+        assert!(fs::write(path.join("big"), vec![1; 200_000]).is_err());
+        unmount(&path).unwrap();
+        assert!(!is_mounted(&path).unwrap());
+        unmount(&path).unwrap();
+        unmount(&dir.path().join("absent")).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_bound_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, path) = (dir.path().join("source"), dir.path().join("path"));
+        fs::write(&source, "seen").unwrap();
+        fs::write(&path, "hidden").unwrap();
+        let _mounted = Mounted(&path);
+        bind(&source, &path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "seen");
+        unmount(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "hidden");
+    }
+
+    #[test]
+    fn sharing_a_directory_twice_mounts_it_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let _mounted = Mounted(dir.path());
+        share(dir.path()).unwrap();
+        share(dir.path()).unwrap();
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let lines: Vec<_> = table
+            .lines()
+            .filter(|line| line.contains(dir.path().to_str().unwrap()))
+            .collect();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains(" shared:"));
+    }
+}
