@@ -294,7 +294,7 @@ mod tests {
             let error = read_in(&root, name, 10).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}");
         }
-        let error = read_in(&bound(Path::new("/dev")), "zero", 10).unwrap_err();
+        let error = read_in(bound(Path::new("/dev")), "zero", 10).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
