@@ -13,10 +13,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::{panic, thread};
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::sethostname;
 
 use crate::model::Refusal;
@@ -77,7 +76,9 @@ pub fn make(request: &Request) -> Result<Pins, Error> {
     };
     let sysctls = sysctl::parse(&request.sysctls, owned)?;
     let mut files = Vec::new();
-    let made = on_a_thread(|| make_here(request, &sysctls, &mut files));
+    let made = sys::namespace::on_a_thread(|| make_here(request, &sysctls, &mut files))
+        .map_err(failed("start a thread"))
+        .flatten();
     if made.is_err() {
         for path in files {
             // The first error tells more than one of this.
@@ -156,24 +157,7 @@ pub fn enter<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T,
         path: path.to_owned(),
         source,
     };
-    let namespace = File::open(path).map_err(not_one)?;
-    on_a_thread(|| {
-        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| not_one(errno.into()))?;
-        Ok(work())
-    })
-}
-
-/// Runs `work` on a new thread, which leaves the caller's namespaces alone, and waits for it.
-fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new()
-            .name("namespace".into())
-            .spawn_scoped(scope, work);
-        match thread.map_err(failed("start a thread"))?.join() {
-            Ok(result) => result,
-            Err(panic) => panic::resume_unwind(panic),
-        }
-    })
+    sys::namespace::enter_net(path, work).map_err(not_one)
 }
 
 #[cfg(test)]
@@ -216,9 +200,9 @@ mod tests {
 
     fn inside<T: Send>(pin: &Pin, kind: CloneFlags, work: impl FnOnce() -> T + Send) -> T {
         let file = File::open(&pin.path).unwrap();
-        on_a_thread(|| {
+        sys::namespace::on_a_thread(|| {
             setns(&file, kind).unwrap();
-            Ok(work())
+            work()
         })
         .unwrap()
     }

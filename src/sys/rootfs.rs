@@ -11,13 +11,14 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr;
-use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open as open_path, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
+
+use super::namespace::on_a_thread;
 
 /// A mount as containerd's snapshotters describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,7 +170,7 @@ fn overlay_in_passing(layers: &[String]) -> io::Result<OwnedFd> {
         mount(Some("overlay"), place, Some("overlay"), flags, Some(options.as_str()))?;
         open_directory(place)
     };
-    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    on_a_thread(work)?
 }
 
 #[cfg(test)]
