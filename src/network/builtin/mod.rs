@@ -236,8 +236,9 @@ impl Bridge {
 }
 
 const PREFIX: &str = "bt";
-/// The upper byte of the link groups that berth's instances use; the rest is the instance.
-const GROUP: u32 = 0xbe00_0000;
+/// The upper byte of the link groups that berth's instances use; the rest is the instance. `ip` takes a group for a
+/// signed number, so the uppermost bit stays clear.
+const GROUP: u32 = 0x6200_0000;
 
 fn bridge_name(instance: &str) -> String {
     format!("berth-{instance}")

@@ -208,7 +208,12 @@ mod tests {
         }
 
         #[test]
-        fn overlap_is_containing_either_first_address(a in any::<u32>(), b in any::<u32>(), p in 0..=32u8, q in 0..=32u8) {
+        fn overlap_is_containing_either_first_address(
+            a in any::<u32>(),
+            b in any::<u32>(),
+            p in 0..=32u8,
+            q in 0..=32u8,
+        ) {
             let (a, b) = (Ipv4Net::around(a.into(), p), Ipv4Net::around(b.into(), q));
             let contains = a.contains(b.first.into()) || b.contains(a.first.into());
             prop_assert_eq!(a.overlaps(&b), contains);
