@@ -66,8 +66,17 @@ impl Pump {
 
     /// Resident memory in KiB.
     fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// How often it went to sleep.
+    fn awoken(&self) -> u64 {
+        self.status("voluntary_ctxt_switches:")
+    }
+
+    fn status(&self, key: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 }
@@ -198,6 +207,9 @@ fn a_long_line_is_split_and_an_unfinished_one_waits() {
     write!(out, "unfin").unwrap();
     wait_for("the long line", || container.count() == 3);
     thread::sleep(Duration::from_millis(50));
+    let awoken = pump.awoken();
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(pump.awoken(), awoken, "the pump sleeps meanwhile");
     let lengths: Vec<_> = container.records().iter().map(|r| (r.1.clone(), r.2.len())).collect();
     assert_eq!(
         lengths,
