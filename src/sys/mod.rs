@@ -1,13 +1,16 @@
 //! Safe wrappers over the kernel. The only place with `unsafe` code, and nothing here knows a pod or tokio.
 //!
-//! The calls block, but none waits for another process: only [`cgroup::Version::remove`] may take up to a second.
+//! The calls block, but none waits for another process: only [`cgroup::Version::remove`] and [`process::end`] may
+//! take longer than a moment.
 
 pub mod caps;
 pub mod cgroup;
 pub mod link;
 pub mod mount;
 pub mod namespace;
+pub mod pipe;
 pub mod rootfs;
+pub mod spawn;
 
 use std::{fs, io};
 
