@@ -228,4 +228,6 @@ fn resource_field(name: &str) -> String {
 }
 
 #[cfg(test)]
+mod runc_tests;
+#[cfg(test)]
 mod tests;
