@@ -7,6 +7,7 @@
 pub mod container;
 pub mod id;
 pub mod image;
+pub mod names;
 pub mod record;
 pub mod refusal;
 pub mod resources;
