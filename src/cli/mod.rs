@@ -30,7 +30,10 @@ impl Error {
 /// Connects to the daemon's socket. Fails at once when nobody listens there.
 pub async fn connect(socket: &Path) -> Result<Channel, Error> {
     let path = socket.to_owned();
-    let refused = |source| Error::NoDaemon { socket: path.clone(), source };
+    let refused = |source| Error::NoDaemon {
+        socket: path.clone(),
+        source,
+    };
     let first = tokio::net::UnixStream::connect(socket).await.map_err(refused)?;
     let mut first = Some(first);
     let again = socket.to_owned();

@@ -106,7 +106,7 @@ impl Content<'_> {
     pub async fn put(&self, lease: &str, blob: &Descriptor, bytes: &[u8]) -> Result<(), Error> {
         if let Some(mut writer) = self.begin(lease, Some(blob)).await? {
             writer.write(bytes).await?;
-            writer.commit(Some(blob)).await?;
+            writer.commit(blob).await?;
         }
         Ok(())
     }
@@ -154,29 +154,33 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the blob and returns its digest. containerd compares size and digest with `expected` and refuses a blob
-    /// that differs.
-    pub async fn commit(mut self, expected: Option<&Descriptor>) -> Result<String, Error> {
+    /// Ends the blob. containerd compares its size and digest with `expected` and refuses one that differs.
+    pub async fn commit(mut self, expected: &Descriptor) -> Result<(), Error> {
         self.flush().await?;
         let request = WriteContentRequest {
             action: WriteAction::Commit.into(),
-            total: expected.map_or(0, |blob| i64::try_from(blob.size).unwrap_or(i64::MAX)),
-            expected: expected.map(|blob| blob.digest.clone()).unwrap_or_default(),
+            total: i64::try_from(expected.size).unwrap_or(i64::MAX),
+            expected: expected.digest.clone(),
             ..self.message()
         };
         match self.send(request).await {
-            Ok(answer) => Ok(answer.digest),
+            Ok(_) => Ok(()),
             // Somebody else was faster; the blob is under our lease as well.
-            Err(status) if status.code() == Code::AlreadyExists && expected.is_some() => {
-                Ok(expected.map(|blob| blob.digest.clone()).unwrap_or_default())
-            }
+            Err(status) if status.code() == Code::AlreadyExists => Ok(()),
             Err(status) => Err(self.client.error(self.what.clone(), &status)),
         }
     }
 
     /// Gives the blob up and frees what was written.
     pub async fn abort(self) -> Result<(), Error> {
-        let Self { client, name, what, requests, answers, .. } = self;
+        let Self {
+            client,
+            name,
+            what,
+            requests,
+            answers,
+            ..
+        } = self;
         drop((requests, answers));
         let request = client.request(AbortRequest { r#ref: name });
         let aborted = client.content().service().abort(request).await;

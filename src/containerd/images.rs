@@ -35,7 +35,10 @@ impl Images<'_> {
     pub async fn list(&self) -> Result<Vec<ImageRecord>, Error> {
         let request = self.0.request(ListImagesRequest { filters: Vec::new() });
         let answer = self.service().list(request).await;
-        let images = answer.map_err(|status| self.0.error("images", &status))?.into_inner().images;
+        let images = answer
+            .map_err(|status| self.0.error("images", &status))?
+            .into_inner()
+            .images;
         Ok(images
             .into_iter()
             .filter_map(|image| {

@@ -1,9 +1,9 @@
 //! Layers of images as snapshots: applying them, and what all snapshots take on disk.
 
 use containerd_client::services::v1::ApplyRequest;
+use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
-use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
@@ -37,7 +37,10 @@ pub struct Layer<'a> {
 
 impl Client {
     pub fn layers<'a>(&'a self, snapshotter: &'a str) -> Layers<'a> {
-        Layers { client: self, snapshotter }
+        Layers {
+            client: self,
+            snapshotter,
+        }
     }
 }
 
@@ -145,7 +148,9 @@ impl Layers<'_> {
         });
         let what = || format!("layer {}", layer.blob.digest);
         let answer = DiffClient::new(self.client.channel()).apply(request).await;
-        let answer = answer.map_err(|status| self.client.error(what(), &status))?.into_inner();
+        let answer = answer
+            .map_err(|status| self.client.error(what(), &status))?
+            .into_inner();
         let found = answer.applied.map(|applied| applied.digest).unwrap_or_default();
         if found == layer.diff_id {
             return Ok(());

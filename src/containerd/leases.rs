@@ -40,7 +40,10 @@ impl Leases<'_> {
             let moment = humantime::format_rfc3339_seconds(SystemTime::now() + after);
             labels.insert(EXPIRE.to_owned(), moment.to_string());
         }
-        let request = self.0.request(CreateRequest { id: id.to_owned(), labels });
+        let request = self.0.request(CreateRequest {
+            id: id.to_owned(),
+            labels,
+        });
         match self.service().create(request).await {
             Ok(_) => Ok(()),
             Err(status) => Err(self.0.error(format!("lease {id}"), &status)),
@@ -49,7 +52,10 @@ impl Leases<'_> {
 
     /// Ends a lease; one that is gone already is fine. With `sync`, returns after the collector has run.
     pub async fn delete(&self, id: &str, sync: bool) -> Result<(), Error> {
-        let request = self.0.request(DeleteRequest { id: id.to_owned(), sync });
+        let request = self.0.request(DeleteRequest {
+            id: id.to_owned(),
+            sync,
+        });
         let deleted = self.service().delete(request).await;
         gone_is_fine(
             deleted
@@ -77,9 +83,14 @@ impl Leases<'_> {
 
     /// All leases that containerd's filters let through; no filter: all.
     pub async fn list(&self, filters: &[String]) -> Result<Vec<Lease>, Error> {
-        let request = self.0.request(ListRequest { filters: filters.to_vec() });
+        let request = self.0.request(ListRequest {
+            filters: filters.to_vec(),
+        });
         let answer = self.service().list(request).await;
-        let leases = answer.map_err(|status| self.0.error("leases", &status))?.into_inner().leases;
+        let leases = answer
+            .map_err(|status| self.0.error("leases", &status))?
+            .into_inner()
+            .leases;
         Ok(leases
             .into_iter()
             .map(|lease| Lease {
