@@ -3,6 +3,11 @@
 //! One [`Client`] serves the whole daemon: it is cheap to clone, connects when first used and again after containerd
 //! was restarted, and puts every call into its containerd namespace.
 
+pub mod content;
+pub mod images;
+pub mod layers;
+pub mod leases;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

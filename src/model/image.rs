@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::Signal;
 
 /// An image in the store, as CRI lists it.
@@ -18,6 +20,18 @@ pub struct Image {
     pub config: ImageConfig,
     /// Never to be offered to a kubelet's garbage collection.
     pub pinned: bool,
+}
+
+/// What a piece of content is, and the digest and size that prove it (OCI image specification, "descriptor").
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    #[serde(default)]
+    pub media_type: String,
+    /// `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// The parts of an OCI image config that a container takes over.
