@@ -1,6 +1,8 @@
 //! berth: a Kubernetes container runtime on containerd.
 
+//pub mod api;
 pub mod cli;
+pub mod config;
 pub mod containerd;
 pub mod cri;
 pub mod daemon;

@@ -3,10 +3,15 @@
 //! One [`Client`] serves the whole daemon: it is cheap to clone, connects when first used and again after containerd
 //! was restarted, and puts every call into its containerd namespace.
 
+mod containers;
 pub mod content;
+pub mod embedded;
 pub mod images;
 pub mod layers;
 pub mod leases;
+mod node;
+mod snapshots;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +20,12 @@ use containerd_client::tonic;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
+
+pub use containers::{INSTANCE, New, Record, RuncOptions};
+pub use tasks::{Ended, Stdio, Task};
+
+/// No answer of containerd's may exceed this many bytes: a few thousand records with their specs.
+const MAX_MESSAGE: usize = 64 << 20;
 
 /// A connection to containerd, bound to one of its namespaces.
 #[derive(Clone)]

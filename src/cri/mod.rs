@@ -1,1 +1,9 @@
-//! (in the making)
+//! The gRPC face of the Container Runtime Interface: routing tables, translation, one error door.
+
+pub mod observe;
+mod runtime;
+mod status;
+mod translate;
+
+pub use runtime::Runtime;
+pub use status::{of_image, refused, status};

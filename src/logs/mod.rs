@@ -33,6 +33,6 @@ pub mod stamp;
 mod stream;
 pub mod writer;
 
-pub use client::Client;
+pub use client::{Client, Error};
 use process::report;
 pub use process::{serve, start};

@@ -91,13 +91,8 @@ pub struct User {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerState {
     Created,
-    Running {
-        started_at: i64,
-        pid: u32,
-    },
+    Running { started_at: i64, pid: u32 },
     Exited(Exit),
-    /// Its record is about to go. Recovery finishes that.
-    Removing(Option<Exit>),
 }
 
 /// The end of a container.

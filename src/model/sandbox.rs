@@ -103,8 +103,6 @@ pub enum SandboxState {
     Stopping(Ready),
     /// Nothing of it is left but its record.
     Stopped,
-    /// Its record is about to go. Recovery finishes that.
-    Removing,
 }
 
 /// What a ready sandbox holds.
@@ -113,6 +111,6 @@ pub struct Ready {
     pub pins: Pins,
     /// Primary address first; empty for a pod on the node's network.
     pub ips: Vec<IpAddr>,
-    /// Whether a holder task keeps a shared PID namespace. Its task has the sandbox's id.
-    pub holder: bool,
+    /// The pid of the holder of a shared PID namespace. Its task has the sandbox's id.
+    pub holder: Option<u32>,
 }

@@ -62,6 +62,15 @@ impl Version {
         }
     }
 
+    /// Whether containers' cgroups have the controller `name`.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Self::V1 { hierarchies, .. } => hierarchies.contains_key(name),
+            Self::V2 { root } => fs::read_to_string(root.join("cgroup.controllers"))
+                .is_ok_and(|controllers| controllers.split_whitespace().any(|controller| controller == name)),
+        }
+    }
+
     pub fn is_v2(&self) -> bool {
         matches!(self, Self::V2 { .. })
     }

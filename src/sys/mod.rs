@@ -9,6 +9,7 @@ pub mod link;
 pub mod mount;
 pub mod namespace;
 pub mod pipe;
+pub mod process;
 pub mod rootfs;
 pub mod spawn;
 

@@ -70,10 +70,28 @@ pub fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(parse_mountinfo(&String::from_utf8_lossy(&table)).any(|mount| Path::new(&mount.point) == path))
 }
 
+/// The mount that `path` (absolute, free of symbolic links) lies on.
+pub fn of(path: &Path) -> io::Result<MountLine> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let table = String::from_utf8_lossy(&table);
+    // Later lines lie on top of earlier ones.
+    let found = parse_mountinfo(&table).filter(|mount| path.starts_with(&mount.point));
+    let found = found
+        .enumerate()
+        .max_by_key(|(index, mount)| (mount.point.len(), *index));
+    found
+        .map(|(_, mount)| mount)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no mount holds it"))
+}
+
 /// One line of /proc/self/mountinfo (proc(5)).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct MountLine {
+pub struct MountLine {
     pub point: String,
+    /// Of the mount itself: `rw`, `noexec`, …
+    pub options: String,
+    /// How it propagates: `shared:N`, `master:N`, …
+    pub propagation: Vec<String>,
     pub fs_type: String,
     pub super_options: String,
 }
@@ -88,6 +106,8 @@ fn parse_mount_line(line: &str) -> Option<MountLine> {
     let mut file_system = file_system.split(' ');
     Some(MountLine {
         point: unescape(mount.split(' ').nth(4)?),
+        options: mount.split(' ').nth(5)?.to_owned(),
+        propagation: mount.split(' ').skip(6).map(str::to_owned).collect(),
         fs_type: file_system.next()?.to_owned(),
         super_options: file_system.nth(1)?.to_owned(),
     })
@@ -133,16 +153,18 @@ mod tests {
         let table = "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=continue\n\
                      1 2 0:3 / /a\\134b rw - cgroup cgroup rw,cpu,cpuacct\nnonsense\n1 2 0:3 / /a rw - x\n";
         let lines: Vec<_> = parse_mountinfo(table).collect();
-        let line = |point: &str, fs_type: &str, super_options: &str| MountLine {
+        let line = |point: &str, propagation: &[&str], fs_type: &str, super_options: &str| MountLine {
             point: point.into(),
+            options: if point == "/mnt 2" { "rw,noatime" } else { "rw" }.into(),
+            propagation: propagation.iter().map(|word| (*word).to_owned()).collect(),
             fs_type: fs_type.into(),
             super_options: super_options.into(),
         };
         assert_eq!(
             lines,
             [
-                line("/mnt 2", "ext3", "rw,errors=continue"),
-                line("/a\\b", "cgroup", "rw,cpu,cpuacct"),
+                line("/mnt 2", &["master:1", "shared:2"], "ext3", "rw,errors=continue"),
+                line("/a\\b", &[], "cgroup", "rw,cpu,cpuacct"),
             ]
         );
     }

@@ -1,0 +1,286 @@
+//! The configuration: defaults, overlaid by a TOML file, overlaid by the command line.
+//!
+//! Every key is described in docs/configuration.md, which a test holds against this file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Where the file is looked for when the command line names none.
+pub const DEFAULT_FILE: &str = "/etc/berth/config.toml";
+/// The socket of a daemon with the default configuration.
+pub const DEFAULT_SOCKET: &str = "/run/berth/berth.sock";
+
+/// What the daemon is told. Unknown keys are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The unix socket that berth serves.
+    pub socket: PathBuf,
+    /// What must survive a reboot: leases, manifests, berth's own containerd.
+    pub root: PathBuf,
+    /// What need not: pins, the files of pods, pipes.
+    pub state: PathBuf,
+    /// Directories of `<registry host>/hosts.toml`, the first that has a host wins.
+    pub certs_dirs: Vec<PathBuf>,
+    /// The runtime handler of pods that name none.
+    pub default_handler: String,
+    pub log: Log,
+    pub containerd: Containerd,
+    pub network: Network,
+    /// Runtime handlers (Kubernetes' RuntimeClass `handler`) by name.
+    pub handlers: BTreeMap<String, Handler>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A directive of tracing's env-filter, such as `info` or `berth=debug`.
+    pub level: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Containerd {
+    /// The socket of a running containerd. None: berth starts and owns one.
+    pub address: Option<PathBuf>,
+    /// None: `k8s.io` in berth's own containerd, `berth` in another.
+    pub namespace: Option<String>,
+    /// The binary of berth's own containerd, a path or a name in PATH.
+    pub binary: PathBuf,
+    /// Allows the namespace `k8s.io` in a containerd whose CRI plugin is loaded and would react to berth's images.
+    pub share_k8s_namespace: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    pub mode: NetworkMode,
+    /// IPv4 range of the built-in bridge, such as `10.210.0.0/16`. None: the first free of 10.210 to 10.219.
+    pub subnet: Option<String>,
+    pub cni_conf_dir: PathBuf,
+    pub cni_bin_dir: PathBuf,
+    /// Where network namespaces are pinned.
+    pub netns_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// The built-in bridge (CNI, once berth has it, where a CNI configuration is present).
+    #[default]
+    Auto,
+    Builtin,
+    Cni,
+}
+
+/// Which OCI runtime runs a pod, and where its root file systems are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Handler {
+    /// containerd's shim.
+    pub runtime_type: String,
+    /// The OCI runtime's binary, a path or a name in containerd's PATH.
+    pub binary: String,
+    /// The OCI runtime's own state directory; empty: containerd's default.
+    pub runtime_root: String,
+    pub snapshotter: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: DEFAULT_SOCKET.into(),
+            root: "/var/lib/berth".into(),
+            state: "/run/berth".into(),
+            certs_dirs: vec!["/etc/berth/certs.d".into(), "/etc/containerd/certs.d".into()],
+            default_handler: "runc".to_owned(),
+            log: Log::default(),
+            containerd: Containerd::default(),
+            network: Network::default(),
+            handlers: BTreeMap::from([("runc".to_owned(), Handler::default())]),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Human,
+            level: "info".to_owned(),
+        }
+    }
+}
+
+impl Default for Containerd {
+    fn default() -> Self {
+        Self {
+            address: None,
+            namespace: None,
+            binary: "containerd".into(),
+            share_k8s_namespace: false,
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            mode: NetworkMode::Auto,
+            subnet: None,
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dir: "/opt/cni/bin".into(),
+            netns_dir: "/run/netns".into(),
+        }
+    }
+}
+
+impl Default for Handler {
+    fn default() -> Self {
+        Self {
+            runtime_type: "io.containerd.runc.v2".to_owned(),
+            binary: "runc".to_owned(),
+            runtime_root: String::new(),
+            snapshotter: "overlayfs".to_owned(),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read the configuration {}: {source}", file.display())]
+    Read { file: PathBuf, source: std::io::Error },
+    #[error("{}:{line}: {message}", file.display())]
+    Syntax {
+        file: PathBuf,
+        line: usize,
+        message: String,
+    },
+    #[error("{key}: {reason}")]
+    Value { key: String, reason: String },
+}
+
+impl Config {
+    /// Reads `file`; without one the default file, if it is there.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(Error::Read {
+                file: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            let line = error
+                .span()
+                .map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            Error::Syntax {
+                file: file.to_owned(),
+                line,
+                message: error.message().to_owned(),
+            }
+        })
+    }
+
+    /// Checks what single values cannot show.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |key: &str, reason: String| {
+            Err(Error::Value {
+                key: key.to_owned(),
+                reason,
+            })
+        };
+        for (key, path) in [("socket", &self.socket), ("root", &self.root), ("state", &self.state)] {
+            if !path.is_absolute() {
+                return refuse(key, format!("{} is not an absolute path", path.display()));
+            }
+        }
+        if !self.handlers.contains_key(&self.default_handler) {
+            return refuse(
+                "default_handler",
+                format!("there is no [handlers.{}]", self.default_handler),
+            );
+        }
+        if self.network.mode == NetworkMode::Cni {
+            return refuse(
+                "network.mode",
+                "cni is not supported yet; use auto or builtin".to_owned(),
+            );
+        }
+        if let Some(namespace) = &self.containerd.namespace
+            && !is_namespace(namespace)
+        {
+            return refuse(
+                "containerd.namespace",
+                format!("{namespace:?} is no containerd namespace"),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// containerd's rule for identifiers: letters and digits, with single `.`, `_` or `-` between.
+fn is_namespace(text: &str) -> bool {
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= 76 && text.split(['.', '_', '-']).all(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Error> {
+        Config::parse(Path::new("berth.toml"), text)
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(parse("").unwrap(), Config::default());
+        Config::default().check().unwrap();
+    }
+
+    #[test]
+    fn the_default_survives_being_written_and_read() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(parse(&text).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_typo_is_refused_with_file_and_line() {
+        let error = parse("root = \"/x\"\n\n[network]\nsubnett = \"10.0.0.0/8\"\n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("berth.toml:4: unknown field `subnett`"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_type_is_refused_with_file_and_line() {
+        let error = parse("\nsocket = 5\n").unwrap_err().to_string();
+        assert!(error.starts_with("berth.toml:2: "), "{error}");
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_by_key() {
+        let refusal = |text: &str| parse(text).unwrap().check().unwrap_err().to_string();
+        assert!(refusal("root = 'x'").starts_with("root: "));
+        assert!(refusal("default_handler = 'kata'").starts_with("default_handler: "));
+        assert!(refusal("[network]\nmode = 'cni'").starts_with("network.mode: "));
+        assert!(refusal("[containerd]\nnamespace = 'a/b'").starts_with("containerd.namespace: "));
+    }
+}

@@ -1,0 +1,118 @@
+//! The one place that knows gRPC codes.
+
+use std::io::ErrorKind;
+
+use tonic::{Code, Status};
+
+use crate::model::Refusal;
+use crate::{containerd, image, network, pod};
+
+/// A pod's error as gRPC tells it. NOT_FOUND and DEADLINE_EXCEEDED are relied upon by kubelets.
+pub fn status(error: &pod::Error) -> Status {
+    Status::new(code(error), text(error))
+}
+
+/// An image's error as gRPC tells it.
+pub fn of_image(error: &image::Error) -> Status {
+    let field = match error {
+        // The one field by which a request names an image.
+        image::Error::Reference(_) | image::Error::Ambiguous { .. } => "image.image: ",
+        _ => "",
+    };
+    Status::new(image_code(error), format!("{field}{}", text(error)))
+}
+
+/// A refusal found while parsing.
+pub fn refused(refusal: &Refusal) -> Status {
+    Status::new(refusal_code(refusal), refusal.to_string())
+}
+
+fn code(error: &pod::Error) -> Code {
+    match error {
+        pod::Error::Refused(refusal) => refusal_code(refusal),
+        pod::Error::NotFound { .. } | pod::Error::NoImage { .. } => Code::NotFound,
+        pod::Error::Ambiguous { .. } => Code::InvalidArgument,
+        pod::Error::NameTaken { .. } => Code::AlreadyExists,
+        pod::Error::WrongState { .. } => Code::FailedPrecondition,
+        pod::Error::ExecTimeout(_) | pod::Error::WillNotDie { .. } => Code::DeadlineExceeded,
+        pod::Error::Start { source, .. } | pod::Error::Exec { source } | pod::Error::Containerd(source) => {
+            containerd_code(source)
+        }
+        pod::Error::File { source, .. } | pod::Error::Cgroup { source, .. } => io_code(source),
+        pod::Error::Network(error) => network_code(error),
+        pod::Error::Image(error) => image_code(error),
+        pod::Error::Log { .. } | pod::Error::Namespaces(_) | pod::Error::Panicked(_) => Code::Internal,
+        pod::Error::Several(errors) => errors.first().map_or(Code::Internal, code),
+        pod::Error::Shared(error) => code(error),
+    }
+}
+
+fn refusal_code(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::Invalid { .. } => Code::InvalidArgument,
+        Refusal::Unsupported { .. } => Code::Unimplemented,
+    }
+}
+
+fn containerd_code(error: &containerd::Error) -> Code {
+    match error {
+        // Not the object the client asked about, but one that berth lost: a client must not take it for gone.
+        containerd::Error::NotFound { .. } | containerd::Error::AlreadyExists { .. } => Code::Internal,
+        containerd::Error::Unavailable { .. } => Code::Unavailable,
+        containerd::Error::Failed { message, .. } if message.contains("no space left on device") => {
+            Code::ResourceExhausted
+        }
+        containerd::Error::Failed { .. } => Code::Unknown,
+        containerd::Error::Unreadable { .. } => Code::DataLoss,
+    }
+}
+
+fn network_code(error: &network::Error) -> Code {
+    match error {
+        network::Error::Failed { source, .. } => io_code(source),
+        network::Error::Exhausted { .. } => Code::ResourceExhausted,
+        network::Error::NoFreeSubnet
+        | network::Error::SubnetTaken { .. }
+        | network::Error::SubnetTooSmall { .. }
+        | network::Error::NotAnInstance { .. }
+        | network::Error::Nft { .. } => Code::Internal,
+    }
+}
+
+fn image_code(error: &image::Error) -> Code {
+    match error {
+        image::Error::Reference(_)
+        | image::Error::Ambiguous { .. }
+        | image::Error::Auth(_)
+        | image::Error::Archive(_) => Code::InvalidArgument,
+        image::Error::NotFound { .. } | image::Error::NoPlatform { .. } | image::Error::Gone { .. } => Code::NotFound,
+        image::Error::Denied { .. } => Code::PermissionDenied,
+        image::Error::Unreachable { .. } => Code::Unavailable,
+        image::Error::Hosts(_) | image::Error::Malformed { .. } => Code::FailedPrecondition,
+        image::Error::Registry { status: 429, .. } => Code::ResourceExhausted,
+        image::Error::Registry { .. } => Code::Unknown,
+        image::Error::Corrupt { .. } => Code::DataLoss,
+        image::Error::Containerd(error) => containerd_code(error),
+    }
+}
+
+fn io_code(error: &std::io::Error) -> Code {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
+        _ => Code::Internal,
+    }
+}
+
+/// The error and what it came from, each said once.
+fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+        source = cause.source();
+    }
+    text
+}

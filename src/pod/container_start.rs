@@ -1,0 +1,187 @@
+//! StartContainer: its pipes, its log, its task, its process.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+
+use super::error::{Error, Kind};
+use super::operation::Key;
+use super::paths::Pipes;
+use super::registry::{Container, Sandbox};
+use super::sandbox_stop::remove_directory;
+use super::{Core, Pods, now};
+use crate::containerd::{self, Stdio, Task};
+use crate::failpoint::effect;
+use crate::model::Id;
+use crate::model::container::{ContainerState, Exit, Reason};
+
+/// The exit code of a container that could not be started, as Kubernetes' other runtimes give it.
+const START_ERROR_CODE: i32 = 128;
+
+impl Pods {
+    /// Starts a created container.
+    ///
+    /// # Errors
+    /// `WrongState` when it is not created or its sandbox not ready. When its process cannot be started (no such
+    /// command, say), the container has ended with the reason `StartError` and the runtime's message.
+    pub async fn start_container(&self, id: &Id) -> Result<(), Error> {
+        let (core, container) = (Arc::clone(&self.0), self.0.registry.container(id)?);
+        let work = async move { core.start_container(container).await };
+        self.0.operations.joined(Key::Start(id.clone()), work).await.map(drop)
+    }
+}
+
+impl Core {
+    async fn start_container(self: Arc<Self>, container: Arc<Container>) -> Result<Id, Error> {
+        let record = container.record();
+        let sandbox = self.registry.sandbox(&record.sandbox)?;
+        let _claim = sandbox.claim.lock().await;
+        sandbox.ready()?;
+        let wrong = |state| Error::WrongState {
+            kind: Kind::Container,
+            id: container.id.clone(),
+            state,
+            wanted: "only a created container can be started",
+        };
+        match container.state() {
+            ContainerState::Created => {}
+            ContainerState::Running { .. } => return Err(wrong("running")),
+            ContainerState::Exited(_) => return Err(wrong("ended")),
+        }
+        match self.try_start(&sandbox, &container).await {
+            Ok(pid) => {
+                self.running(&container, now(), pid).await?;
+                Ok(container.id.clone())
+            }
+            Err(error) => {
+                self.settle_start(&sandbox, &container, &error).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_start(&self, sandbox: &Sandbox, container: &Container) -> Result<u32, Error> {
+        let (id, record) = (&container.id, container.record());
+        let handler = self
+            .handler(&sandbox.record().handler)
+            .expect("the handler was checked");
+        let pipes = effect("container.pipes", async { make_pipes(&self.paths.container(id)) }).await?;
+        effect("container.log", self.open_log(id, &record, &pipes)).await?;
+        let start = |source| Error::Start { id: id.clone(), source };
+        let rootfs = self.containerd.snapshot_mounts(&handler.snapshotter, id).await?;
+        let io = Stdio {
+            stdin: record.config.stdin.then_some(&*pipes.stdin),
+            stdout: Some(&pipes.stdout),
+            stderr: (!record.config.tty).then_some(&*pipes.stderr),
+            terminal: record.config.tty,
+        };
+        let _alone = sandbox.shim.write().await;
+        let create = self.containerd.create_task(id, &rootfs, io, &handler.options);
+        let pid = effect("container.task", create).await.map_err(start)?;
+        effect("container.start", self.containerd.start_task(id))
+            .await
+            .map_err(start)?;
+        Ok(pid)
+    }
+
+    /// Records that a container runs and begins to wait for its end.
+    pub(super) async fn running(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        started_at: i64,
+        pid: u32,
+    ) -> Result<(), Error> {
+        let state = ContainerState::Running { started_at, pid };
+        // Its process runs: a containerd that is away for a moment does not change that.
+        let record = || self.change_container(container, |record| record.state = state.clone());
+        self.until_containerd(|| effect("container.running", record())).await?;
+        self.watch_exit(container);
+        Ok(())
+    }
+
+    /// Finds out what a failed start left, and puts it right: a process that runs was started, whatever the client
+    /// was told; a task without one is deleted.
+    async fn settle_start(
+        self: &Arc<Self>,
+        sandbox: &Sandbox,
+        container: &Arc<Container>,
+        error: &Error,
+    ) -> Result<(), Error> {
+        let id = &container.id;
+        match self.until_containerd(|| self.containerd.task(id)).await? {
+            Some(Task::Running { pid }) => return self.running(container, now(), pid).await,
+            Some(Task::Created { .. } | Task::Stopped(_)) => self.delete_task(sandbox, id).await?,
+            None => {}
+        }
+        self.close_log(id, Duration::ZERO).await;
+        remove_directory(self.paths.container(id))?;
+        let Error::Start {
+            source: source @ containerd::Error::Failed { .. },
+            ..
+        } = error
+        else {
+            return Ok(());
+        };
+        let exit = Exit {
+            started_at: 0,
+            finished_at: now(),
+            code: START_ERROR_CODE,
+            reason: Reason::StartError,
+            message: source.to_string(),
+        };
+        self.until_containerd(|| {
+            self.change_container(container, |record| record.state = ContainerState::Exited(exit.clone()))
+        })
+        .await?;
+        container.set_gone();
+        Ok(())
+    }
+
+    /// Kills what is left of a task and deletes it.
+    pub(super) async fn delete_task(&self, sandbox: &Sandbox, id: &Id) -> Result<(), Error> {
+        let _others = sandbox.shim.read().await;
+        self.until_containerd(|| async {
+            if let Some(Task::Created { .. } | Task::Running { .. }) = self.containerd.task(id).await? {
+                self.containerd.kill_task(id, crate::model::Signal::KILL, true).await?;
+                let _ = tokio::time::timeout(super::container_stop::DEATH, self.containerd.wait_task(id)).await;
+            }
+            effect("container.untask", self.containerd.delete_task(id)).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Does something with containerd again and again while it is not there.
+    pub(super) async fn until_containerd<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, containerd::Error>
+    where
+        F: Future<Output = Result<T, containerd::Error>>,
+    {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match attempt().await {
+                Err(error) if error.is_unavailable() => {
+                    tracing::debug!(%error, "containerd is away; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Makes the named pipes of a process in `directory`; those that are there already are kept.
+pub(super) fn make_pipes(directory: &Path) -> Result<Pipes, Error> {
+    std::fs::create_dir_all(directory).map_err(Error::file("cannot make", directory))?;
+    let pipes = Pipes::below(directory);
+    for pipe in [&pipes.stdin, &pipes.stdout, &pipes.stderr] {
+        match nix::unistd::mkfifo(pipe, Mode::from_bits_truncate(0o600)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(Error::file("cannot make the pipe", pipe)(error.into())),
+        }
+    }
+    Ok(pipes)
+}

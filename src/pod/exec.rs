@@ -1,0 +1,249 @@
+//! Run a further command in a running container.
+//!
+//! [`Core::exec_in`] is the seam: it goes through containerd's Tasks.Exec. What calls it knows only a command, a
+//! deadline, and a channel of output.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+
+use super::container_start::make_pipes;
+use super::error::{Error, Kind};
+use super::operation::owned;
+use super::paths::Pipes;
+use super::sandbox_stop::remove_directory;
+use super::{Core, Pods};
+use crate::containerd::Stdio;
+use crate::model::container::ContainerState;
+use crate::model::{Id, Refusal, Signal};
+use crate::{oci, sys};
+
+/// What one stream of ExecSync's answer holds at most; the rest is dropped (CRI: a runtime may cap it, at 16 MiB).
+pub const MAX_OUTPUT: usize = 16 << 20;
+
+/// How long output may still come after the command's end, from processes that it left behind with its pipes.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// A piece of a command's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecOutput {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+}
+
+/// A finished command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecResult {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub code: i32,
+}
+
+impl Pods {
+    /// Runs a command to its end and gives what it wrote, at most [`MAX_OUTPUT`] bytes a stream.
+    ///
+    /// # Errors
+    /// `ExecTimeout` when it did not end in time; it has been killed then.
+    pub async fn exec_sync(
+        &self,
+        id: &Id,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecResult, Error> {
+        let (pods, id) = (self.clone(), id.clone());
+        owned(async move {
+            let (sender, mut receiver) = mpsc::channel(16);
+            let collect = async {
+                let mut result = ExecResult::default();
+                while let Some(output) = receiver.recv().await {
+                    match output {
+                        ExecOutput::Stdout(bytes) => append(&mut result.stdout, &bytes),
+                        ExecOutput::Stderr(bytes) => append(&mut result.stderr, &bytes),
+                    }
+                }
+                result
+            };
+            let (code, result) = tokio::join!(pods.exec(&id, command, timeout, sender), collect);
+            Ok(ExecResult { code: code?, ..result })
+        })
+        .await
+    }
+
+    /// Runs a command and sends its output as it comes. Gives its exit code. When nobody receives any more, or the
+    /// returned future is dropped, the command is killed.
+    pub async fn exec(
+        &self,
+        id: &Id,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+        output: mpsc::Sender<ExecOutput>,
+    ) -> Result<i32, Error> {
+        if command.is_empty() || command[0].is_empty() {
+            return Err(Refusal::invalid("cmd", "the command is empty").into());
+        }
+        let container = self.0.registry.container(id)?;
+        if !matches!(container.state(), ContainerState::Running { .. }) {
+            let state = "not running";
+            return Err(Error::WrongState {
+                kind: Kind::Container,
+                id: id.clone(),
+                state,
+                wanted: "it must run",
+            });
+        }
+        let (core, id) = (Arc::clone(&self.0), id.clone());
+        owned(async move { core.exec_in(&id, command, timeout, output).await }).await
+    }
+}
+
+fn append(stream: &mut Vec<u8>, bytes: &[u8]) {
+    let room = MAX_OUTPUT.saturating_sub(stream.len());
+    stream.extend_from_slice(&bytes[..bytes.len().min(room)]);
+}
+
+impl Core {
+    async fn exec_in(
+        &self,
+        id: &Id,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+        output: mpsc::Sender<ExecOutput>,
+    ) -> Result<i32, Error> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let exec_id = format!("berth-{}-{number}", std::process::id());
+        let directory = self.paths.execs(id).join(&exec_id);
+        // The directory is the record of the exec: recovery kills what it finds there.
+        let pipes = make_pipes(&directory)?;
+        let result = self.exec_with(id, &exec_id, command, timeout, output, &pipes).await;
+        let deleted = self.containerd.delete_exec(id, &exec_id).await;
+        remove_directory(directory)?;
+        let code = result?;
+        deleted?;
+        Ok(code)
+    }
+
+    async fn exec_with(
+        &self,
+        id: &Id,
+        exec_id: &str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+        output: mpsc::Sender<ExecOutput>,
+        pipes: &Pipes,
+    ) -> Result<i32, Error> {
+        let process = exec_process(&self.containerd.spec(id).await?, command)?;
+        let [stdout, stderr] = [open(&pipes.stdout)?, open(&pipes.stderr)?];
+        let io = Stdio {
+            stdout: Some(&pipes.stdout),
+            stderr: Some(&pipes.stderr),
+            ..Stdio::default()
+        };
+        let failed = |source| Error::Exec { source };
+        self.containerd
+            .create_exec(id, exec_id, process, io)
+            .await
+            .map_err(failed)?;
+        self.containerd.start_exec(id, exec_id).await.map_err(failed)?;
+        let gone = output.clone();
+        let streams = tokio::spawn(copy(stdout, stderr, output));
+        let ended = async {
+            tokio::select! {
+                ended = self.containerd.wait_exec(id, exec_id) => Some(ended),
+                () = gone.closed() => None,
+            }
+        };
+        let ended = match timeout {
+            None => Ok(ended.await),
+            Some(timeout) => tokio::time::timeout(timeout, ended).await.map_err(|_| timeout),
+        };
+        let code = match ended {
+            Ok(Some(ended)) => Ok(ended.map_err(failed)?.code),
+            Ok(None) => Ok(128 + 9),
+            Err(timeout) => Err(Error::ExecTimeout(timeout)),
+        };
+        if !matches!(&code, Ok(_) if !gone.is_closed()) {
+            self.kill_exec(id, exec_id).await?;
+        }
+        // The copy ends when the last holder of the pipes does; one that lives on is not waited for.
+        let abort = streams.abort_handle();
+        if tokio::time::timeout(DRAIN, streams).await.is_err() {
+            abort.abort();
+        }
+        code
+    }
+
+    /// Kills an exec and all that descend from it, and waits for its end.
+    async fn kill_exec(&self, id: &Id, exec_id: &str) -> Result<(), Error> {
+        let pid = self.containerd.exec_pid(id, exec_id).await?;
+        let descendants = pid.map(sys::process::descendants).unwrap_or_default();
+        self.containerd.kill_exec(id, exec_id, Signal::KILL).await?;
+        descendants.into_iter().for_each(sys::process::kill);
+        let died = tokio::time::timeout(super::container_stop::DEATH, self.containerd.wait_exec(id, exec_id)).await;
+        drop(died.map_err(|_| Error::WillNotDie {
+            id: id.clone(),
+            after: super::container_stop::DEATH,
+        })?);
+        Ok(())
+    }
+
+    /// Kills the execs that an earlier berth left in a container.
+    pub(super) async fn end_execs(&self, id: &Id) -> Result<(), Error> {
+        let Ok(entries) = std::fs::read_dir(self.paths.execs(id)) else {
+            return Ok(());
+        };
+        for entry in entries.flatten() {
+            let exec_id = entry.file_name().to_string_lossy().into_owned();
+            if let Err(error) = self.kill_exec(id, &exec_id).await {
+                tracing::debug!(?id, exec_id, %error, "an exec of an earlier berth is gone already");
+            }
+            self.containerd.delete_exec(id, &exec_id).await.ok();
+            remove_directory(entry.path())?;
+        }
+        Ok(())
+    }
+}
+
+/// The container's own process with another command: the same user, directory, limits and capabilities.
+fn exec_process(spec: &[u8], command: Vec<String>) -> Result<Vec<u8>, Error> {
+    let unreadable = |reason: String| {
+        Error::Containerd(crate::containerd::Error::Unreadable {
+            what: "the spec of the container".to_owned(),
+            reason,
+        })
+    };
+    let spec: oci::Spec = serde_json::from_slice(spec).map_err(|error| unreadable(error.to_string()))?;
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| unreadable("it has no process".to_owned()))?;
+    Ok(serde_json::to_vec(&oci::exec(process, command, false)).expect("a process serialises"))
+}
+
+fn open(path: &Path) -> Result<pipe::Receiver, Error> {
+    pipe::OpenOptions::new()
+        .open_receiver(path)
+        .map_err(Error::file("cannot open the pipe", PathBuf::from(path)))
+}
+
+/// Sends both streams on until both have ended.
+async fn copy(stdout: pipe::Receiver, stderr: pipe::Receiver, output: mpsc::Sender<ExecOutput>) {
+    tokio::join!(
+        copy_one(stdout, &output, ExecOutput::Stdout),
+        copy_one(stderr, &output, ExecOutput::Stderr)
+    );
+}
+
+async fn copy_one(mut stream: pipe::Receiver, output: &mpsc::Sender<ExecOutput>, wrap: fn(Vec<u8>) -> ExecOutput) {
+    let mut buffer = vec![0; 32 << 10];
+    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        if output.send(wrap(buffer[..count].to_vec())).await.is_err() {
+            return;
+        }
+    }
+}

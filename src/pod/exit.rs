@@ -1,0 +1,88 @@
+//! The end of a container: one task per running container waits for it, records it, and clears the task away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::Error;
+use super::registry::Container;
+use super::sandbox_stop::remove_directory;
+use super::{Core, now};
+use crate::containerd::{Ended, Task};
+use crate::failpoint::effect;
+use crate::model::container::{ContainerState, Exit};
+use crate::sys;
+
+/// How long the rest of a container's output may take to reach its log after its end. It takes longer only when a
+/// process that outlived it holds the pipe, and the deletion of the task ends that.
+const DRAIN: Duration = Duration::from_secs(2);
+
+impl Core {
+    /// Waits for the end of a running container in a task of the daemon's.
+    pub(super) fn watch_exit(self: &Arc<Self>, container: &Arc<Container>) {
+        let (core, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let ended = core.wait_exit(&container).await;
+            if let Err(error) = core.finish(&container, ended).await {
+                tracing::error!(id = ?container.id, %error, "cannot clear away an ended container");
+            }
+        });
+    }
+
+    /// How it ended; None when nobody can know any more.
+    async fn wait_exit(&self, container: &Container) -> Option<Ended> {
+        loop {
+            match self.until_containerd(|| self.containerd.wait_task(&container.id)).await {
+                Ok(ended) => return Some(ended),
+                Err(error) => tracing::debug!(id = ?container.id, %error, "the wait for a container's end was cut off"),
+            }
+            // The shim may have died, or containerd may be about to notice; it knows soon.
+            match self.until_containerd(|| self.containerd.task(&container.id)).await {
+                Ok(None) => return None,
+                Ok(Some(Task::Stopped(ended))) => return Some(ended),
+                Ok(Some(_)) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Records an end and clears the task away. Also what recovery does for a container that ended meanwhile.
+    pub(super) async fn finish(&self, container: &Container, ended: Option<Ended>) -> Result<(), Error> {
+        let (id, record) = (&container.id, container.record());
+        if let ContainerState::Running { started_at, .. } = record.state {
+            if ended.is_none() {
+                self.kill_leftovers(&record.cgroup);
+            }
+            let exit = match ended {
+                Some(ended) => Exit::with_code(started_at, ended.at, ended.code, self.was_oom(&record.cgroup)),
+                None => Exit::unknown(started_at, now()),
+            };
+            self.close_log(id, DRAIN).await;
+            let record =
+                || self.change_container(container, |record| record.state = ContainerState::Exited(exit.clone()));
+            self.until_containerd(|| effect("container.exited", record())).await?;
+        }
+        let gone = self.clear(container).await;
+        // Also when that failed: whoever waits goes on and meets the error itself.
+        container.set_gone();
+        gone
+    }
+
+    async fn clear(&self, container: &Container) -> Result<(), Error> {
+        let record = container.record();
+        let sandbox = self.registry.sandbox(&record.sandbox)?;
+        self.delete_task(&sandbox, &container.id).await?;
+        remove_directory(self.paths.container(&container.id))
+    }
+
+    /// Whether the kernel killed a process of this cgroup for memory.
+    fn was_oom(&self, cgroup: &str) -> bool {
+        matches!(self.settings.cgroups.oom_kills(cgroup), Ok(Some(kills)) if kills > 0)
+    }
+
+    /// Kills what a vanished shim may have left running.
+    fn kill_leftovers(&self, cgroup: &str) {
+        for pid in self.settings.cgroups.pids(cgroup).unwrap_or_default() {
+            tracing::warn!(pid, cgroup, "killing a process that a vanished shim left");
+            sys::process::kill(pid.cast_unsigned());
+        }
+    }
+}

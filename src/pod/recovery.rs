@@ -1,0 +1,318 @@
+//! What a new berth does about what an earlier one left, at whatever instant that one ended.
+//!
+//! The records are read back; each sandbox and container is compared with what really is, and either goes on, or is
+//! finished, or is undone. Then everything that berth ever makes is looked through for what no record explains:
+//! snapshots, leases, cgroups, directories, addresses and links. This relies on:
+//!
+//! * a record is made before what it stands for and deleted after it, except a container's snapshot and a sandbox's
+//!   lease, which carry labels by which they are found;
+//! * every name derives from an id ([`super::paths`]);
+//! * nothing else of this instance runs: the daemon holds a lock on its root directory.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::registry::{Container, Name, Sandbox, container_name};
+use super::sandbox_stop::remove_directory;
+use super::{Core, Pods, blocking, now};
+use crate::containerd::{self, Ended, Record, Task};
+use crate::model::Id;
+use crate::model::container::ContainerState;
+use crate::model::sandbox::{Pins, SandboxState};
+use crate::{netns, sys};
+
+/// What to do about a container, by what is recorded of it and what its task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// It is as recorded, and has no task.
+    Keep,
+    /// Its start was cut off before its process ran: undo it.
+    UndoStart,
+    /// Its process runs, but that was not recorded yet.
+    Adopt { pid: u32 },
+    /// It runs, as recorded.
+    Watch,
+    /// It ended unseen; None: nobody knows how.
+    Finish(Option<Ended>),
+    /// It started and ended, and neither was recorded.
+    FinishUnrecorded(Ended),
+    /// Its end is recorded, but its task is still there.
+    Clear,
+}
+
+fn decide(state: &ContainerState, task: Option<Task>) -> Action {
+    match (state, task) {
+        (ContainerState::Created | ContainerState::Exited(_), None) => Action::Keep,
+        (ContainerState::Created, Some(Task::Created { .. })) => Action::UndoStart,
+        (ContainerState::Created, Some(Task::Running { pid })) => Action::Adopt { pid },
+        (ContainerState::Created, Some(Task::Stopped(ended))) => Action::FinishUnrecorded(ended),
+        (ContainerState::Running { .. }, Some(Task::Running { .. })) => Action::Watch,
+        (ContainerState::Running { .. }, Some(Task::Stopped(ended))) => Action::Finish(Some(ended)),
+        // Running is recorded after the start only, so a task that is but created is not the one that ran.
+        (ContainerState::Running { .. }, Some(Task::Created { .. }) | None) => Action::Finish(None),
+        (ContainerState::Exited(_), Some(_)) => Action::Clear,
+    }
+}
+
+impl Pods {
+    /// Reads back what containerd has recorded and puts right what is not as recorded. To be called once, before
+    /// anything is served. Also starts the log pump.
+    pub async fn recover(&self) -> Result<(), Error> {
+        let core = &self.0;
+        if let Err(error) = core.ensure_pump().await {
+            tracing::error!(%error, "cannot start the log pump");
+        }
+        core.load().await?;
+        for container in core.registry.containers() {
+            core.recover_container(&container).await?;
+        }
+        for sandbox in core.registry.sandboxes() {
+            if let Err(error) = core.recover_sandbox(&sandbox).await {
+                tracing::error!(id = ?sandbox.id, %error, "cannot put a sandbox right; it stays listed as not ready");
+            }
+        }
+        core.resume_logs().await;
+        core.sweep().await
+    }
+}
+
+impl Core {
+    async fn load(&self) -> Result<(), Error> {
+        let records = self.containerd.records(&self.settings.instance).await?;
+        let (mut sandboxes, mut containers) = (0, 0);
+        for (id, record) in records {
+            match record {
+                Ok(Record::Sandbox(record)) => {
+                    self.registry.reserve(&Name::Sandbox(record.config.name.clone()), &id)?;
+                    self.registry.add_sandbox(Sandbox::new(id, record));
+                    sandboxes += 1;
+                }
+                Ok(Record::Container(record)) => {
+                    self.registry.reserve(&container_name(&record), &id)?;
+                    self.registry.add_container(Container::new(id, record));
+                    containers += 1;
+                }
+                Err(error) => tracing::error!(?id, %error, "left alone what cannot be read"),
+            }
+        }
+        tracing::info!(sandboxes, containers, "read the records");
+        Ok(())
+    }
+
+    async fn recover_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
+        let id = &container.id;
+        let Ok(sandbox) = self.registry.sandbox(&container.record().sandbox) else {
+            tracing::error!(?id, "left alone a container whose sandbox is not recorded");
+            return Ok(());
+        };
+        let action = decide(&container.state(), self.containerd.task(id).await?);
+        if action != Action::Keep {
+            tracing::info!(?id, ?action, "recovering a container");
+        }
+        match action {
+            Action::Keep => {
+                container.set_gone();
+                remove_directory(self.paths.container(id))
+            }
+            Action::UndoStart => {
+                self.delete_task(&sandbox, id).await?;
+                self.close_log(id, std::time::Duration::ZERO).await;
+                remove_directory(self.paths.container(id))
+            }
+            Action::Adopt { pid } => {
+                let started_at = sys::process::started_at(pid).unwrap_or_else(|_| now());
+                self.running(container, started_at, pid).await
+            }
+            Action::Watch => {
+                self.end_execs(id).await?;
+                self.watch_exit(container);
+                Ok(())
+            }
+            Action::Finish(ended) => self.finish(container, ended).await,
+            Action::FinishUnrecorded(ended) => {
+                let state = ContainerState::Running {
+                    started_at: ended.at,
+                    pid: 0,
+                };
+                self.change_container(container, |record| record.state = state).await?;
+                self.finish(container, Some(ended)).await
+            }
+            Action::Clear => self.finish(container, None).await,
+        }
+    }
+
+    async fn recover_sandbox(&self, sandbox: &Sandbox) -> Result<(), Error> {
+        let id = &sandbox.id;
+        match sandbox.state() {
+            SandboxState::Stopped => Ok(()),
+            SandboxState::Creating => {
+                tracing::info!(?id, "undoing a half-made sandbox");
+                self.remove_sandbox_of(sandbox).await
+            }
+            SandboxState::Stopping(_) => {
+                tracing::info!(?id, "finishing the stop of a sandbox");
+                self.stop_sandbox_of(sandbox).await
+            }
+            SandboxState::Ready(ready) => {
+                let holder_died =
+                    ready.holder.is_some() && !matches!(self.containerd.task(id).await?, Some(Task::Running { .. }));
+                if alive(&ready.pins) && !holder_died {
+                    return Ok(());
+                }
+                tracing::warn!(?id, "the namespaces of a sandbox are gone (a reboot?); stopping it");
+                self.stop_sandbox_of(sandbox).await
+            }
+        }
+    }
+
+    /// Removes everything of this instance that no record explains.
+    async fn sweep(&self) -> Result<(), Error> {
+        let known = self.registry.ids();
+        let instance = &self.settings.instance;
+        let snapshotters: HashSet<_> = self
+            .settings
+            .handlers
+            .values()
+            .map(|handler| &handler.snapshotter)
+            .collect();
+        for snapshotter in snapshotters {
+            // A snapshotter that is configured but not loaded holds nothing of ours.
+            let snapshots = self
+                .containerd
+                .container_snapshots(instance, snapshotter)
+                .await
+                .unwrap_or_default();
+            for id in snapshots.iter().filter(|id| !known.contains(id)) {
+                tracing::info!(?id, "removing a root file system without a container");
+                self.containerd.remove_snapshot(snapshotter, id).await?;
+            }
+        }
+        let ours = format!("labels.\"{}\"=={instance}", containerd::INSTANCE);
+        for lease in self.containerd.leases().list(&[ours]).await? {
+            if !lease.id.parse().is_ok_and(|id: Id| known.contains(&id)) {
+                tracing::info!(id = lease.id, "removing a lease without a sandbox");
+                self.containerd.leases().delete(&lease.id, false).await?;
+            }
+        }
+        self.sweep_directories(&known)?;
+        self.sweep_cgroups(&known).await?;
+        self.sweep_pump(&known).await;
+        Ok(self.network.reconcile(&known).await?)
+    }
+
+    fn sweep_directories(&self, known: &HashSet<Id>) -> Result<(), Error> {
+        for directory in [self.paths.sandboxes(), self.paths.containers()] {
+            let Ok(entries) = std::fs::read_dir(&directory) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let Ok(id) = entry.file_name().to_string_lossy().parse::<Id>() else {
+                    continue;
+                };
+                if known.contains(&id) {
+                    continue;
+                }
+                for pin in [
+                    self.paths.ipc_pin(&id),
+                    self.paths.uts_pin(&id),
+                    self.paths.net_pin(&id),
+                ] {
+                    netns::release(&pin)?;
+                }
+                let shm = self.paths.shm(&id);
+                sys::mount::unmount(&shm).map_err(Error::file("cannot unmount", &shm))?;
+                remove_directory(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep_cgroups(&self, known: &HashSet<Id>) -> Result<(), Error> {
+        let (cgroups, root) = (self.settings.cgroups.clone(), self.paths.cgroup_root.clone());
+        let failed = |source| Error::Cgroup {
+            path: root.clone(),
+            source,
+        };
+        for name in cgroups.children(&root).map_err(failed)? {
+            if !name.parse().is_ok_and(|id: Id| known.contains(&id)) {
+                self.remove_cgroup(format!("{root}/{name}")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep_pump(&self, known: &HashSet<Id>) {
+        let pump = crate::logs::Client::new(&self.paths.pump);
+        let known = known.clone();
+        blocking(move || {
+            for status in pump.list().unwrap_or_default() {
+                if !known.contains(&status.open.id) {
+                    pump.close(&status.open.id).ok();
+                }
+            }
+        })
+        .await;
+    }
+}
+
+fn alive(pins: &Pins) -> bool {
+    let boot_id = sys::boot_id().unwrap_or_default();
+    let pins_of = [&pins.net, &pins.ipc, &pins.uts];
+    pins.boot_id == boot_id && pins_of.into_iter().flatten().all(|pin| netns::alive(pin, &boot_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::container::Exit;
+
+    const ENDED: Ended = Ended { code: 3, at: 7 };
+
+    fn states() -> [ContainerState; 3] {
+        let running = ContainerState::Running { started_at: 1, pid: 2 };
+        [
+            ContainerState::Created,
+            running,
+            ContainerState::Exited(Exit::with_code(1, 2, 0, false)),
+        ]
+    }
+
+    #[test]
+    fn every_pair_of_record_and_task_has_its_action() {
+        let tasks = [
+            None,
+            Some(Task::Created { pid: 9 }),
+            Some(Task::Running { pid: 9 }),
+            Some(Task::Stopped(ENDED)),
+        ];
+        let expected = [
+            [
+                Action::Keep,
+                Action::UndoStart,
+                Action::Adopt { pid: 9 },
+                Action::FinishUnrecorded(ENDED),
+            ],
+            [
+                Action::Finish(None),
+                Action::Finish(None),
+                Action::Watch,
+                Action::Finish(Some(ENDED)),
+            ],
+            [Action::Keep, Action::Clear, Action::Clear, Action::Clear],
+        ];
+        for (state, row) in states().iter().zip(expected) {
+            assert_eq!(tasks.map(|task| decide(state, task)), row, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn an_exit_code_is_never_invented() {
+        for state in states() {
+            if let Action::Finish(None) = decide(&state, None) {
+                let exit = Exit::unknown(1, 2);
+                assert_eq!((exit.code, exit.reason.as_str()), (255, "Unknown"));
+            }
+        }
+    }
+}

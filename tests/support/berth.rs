@@ -1,0 +1,309 @@
+//! A berth of the test's own: its own directories, containerd, bridge and cgroups, and the search for what it left.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use berth::proto::runtime as cri;
+use cri::image_service_client::ImageServiceClient;
+use cri::runtime_service_client::RuntimeServiceClient;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// The image that every test can use: busybox, its applets at /bin.
+pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
+
+/// A running daemon, or one that was killed and can be started again.
+pub struct Berth {
+    pub dir: TempDir,
+    child: Option<Child>,
+    arguments: Vec<String>,
+}
+
+impl Berth {
+    /// Starts a berth with a containerd of its own, and gives it the busybox image.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with further arguments of `berth serve`.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("berth-test-").tempdir_in("/var/tmp").unwrap();
+        let config = format!("[network]\nnetns_dir = {:?}\n", dir.path().join("netns"));
+        fs::write(dir.path().join("config.toml"), config).unwrap();
+        let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        let mut berth = Self { dir, child: None, arguments };
+        berth.restart(&[]).await;
+        berth.import_busybox();
+        berth
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("state/berth.sock")
+    }
+
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.path("state/containerd/containerd.sock")
+    }
+
+    /// Starts the daemon (again) and waits until it answers, or is gone.
+    pub async fn restart(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.child.is_none(), "it still runs");
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.path("berth.log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(self.path("config.toml"))
+            .arg("--root")
+            .arg(self.path("root"))
+            .arg("--state")
+            .arg(self.path("state"))
+            .args(&self.arguments)
+            .env("BERTH_LOG", "info,berth=debug")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        self.child = Some(command.spawn().unwrap());
+        let begin = Instant::now();
+        while self.version().await.is_none() {
+            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "berth does not answer:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn version(&self) -> Option<String> {
+        let answer = self.runtime().await.ok()?.version(cri::VersionRequest::default()).await;
+        answer.ok().map(|answer| answer.into_inner().runtime_version)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Kills the daemon as a crash would.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks the daemon to stop, and expects that it does, with success.
+    pub fn terminate(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = wait(&mut child, Duration::from_secs(20)).expect("berth stops within 20 s of SIGTERM");
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Waits for the daemon to be gone by itself; whether SIGKILL ended it.
+    pub fn wait_killed(&mut self, patience: Duration) -> bool {
+        let child = self.child.as_mut().expect("it runs");
+        let Some(status) = wait(child, patience) else { return false };
+        self.child = None;
+        assert_eq!(status.signal(), Some(9), "berth ended, but not of its failpoint: {status}\n{}", self.log());
+        true
+    }
+
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.path("berth.log")).unwrap_or_default();
+        text.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    pub async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+        channel(&self.socket()).await
+    }
+
+    pub async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>, tonic::transport::Error> {
+        Ok(RuntimeServiceClient::new(self.channel().await?).max_decoding_message_size(16 << 20))
+    }
+
+    pub async fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel().await.unwrap())
+    }
+
+    /// Runs `berth` as a client of this daemon.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        command.arg("--socket").arg(self.socket()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `berth` as a client and gives what it printed; it must succeed.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "berth {arguments:?}: {}\n{stdout}{stderr}\n{}", output.status, self.log());
+        stdout.into_owned()
+    }
+
+    fn import_busybox(&self) {
+        let archive = self.path("busybox.tar");
+        super::images::busybox(BUSYBOX, &archive);
+        self.run(&["image", "import", archive.to_str().unwrap()]);
+    }
+
+    /// Six digits that name this berth's bridge, table and cgroups: the rule of docs/configuration.md.
+    pub fn instance(&self) -> String {
+        let root = self.path("root").canonicalize().unwrap();
+        let digest = Sha256::digest(root.as_os_str().as_encoded_bytes());
+        digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Everything that sandboxes and containers are made of and that is there now. Empty when there are none.
+    pub async fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let own = self.dir.path().display().to_string();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        // The directory of pins is a mount of its own, so that its pins are seen everywhere.
+        let netns = self.path("netns").display().to_string();
+        found.extend(points.filter(|point| point.starts_with(&own) && **point != netns).map(|point| format!("mount {point}")));
+        for directory in ["netns", "state/sandboxes", "state/containers"] {
+            found.extend(names(&self.path(directory)).into_iter().map(|name| format!("{directory}/{name}")));
+        }
+        let leases = walk(&self.path("root/network"));
+        found.extend(leases.into_iter().filter(|name| looks_like_address(name)).map(|name| format!("address {name}")));
+        let bridge = format!("/sys/class/net/berth-{}/brif", self.instance());
+        found.extend(names(Path::new(&bridge)).into_iter().map(|port| format!("link {port}")));
+        found.extend(self.cgroups().into_iter().map(|path| format!("cgroup {}", path.display())));
+        found.extend(self.shims().into_iter().map(|(pid, line)| format!("shim {pid} {line}")));
+        found.extend(super::containerd::contents(&self.containerd_socket()).await);
+        found
+    }
+
+    /// What should be nothing, given a moment: the kernel removes links of a dead namespace in its own time.
+    pub async fn assert_nothing_left(&self, when: &str) {
+        let begin = Instant::now();
+        loop {
+            let left = self.leftovers().await;
+            if left.is_empty() {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "left {when}: {left:#?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The cgroups of this berth's pods.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
+        roots.extend(names(Path::new("/sys/fs/cgroup")).into_iter().map(|name| Path::new("/sys/fs/cgroup").join(name)));
+        let ours = roots.into_iter().map(|root| root.join(format!("berth-{}", self.instance())));
+        let pods = ours.flat_map(|root| names(&root).into_iter().map(move |name| root.join(name)).collect::<Vec<_>>());
+        pods.filter(|path| path.is_dir()).collect()
+    }
+
+    /// The shims of this berth's containerd: pid and command line.
+    pub fn shims(&self) -> BTreeMap<u32, String> {
+        let address = self.containerd_socket().display().to_string();
+        let lines = super::processes().into_iter();
+        lines.filter(|(_, line)| line.contains("containerd-shim") && line.contains(&address)).collect()
+    }
+
+    /// Ends everything and looks that nothing at all is left, outside the directory itself.
+    pub async fn down(mut self) {
+        self.run(&["down"]);
+        let mut child = self.child.take().unwrap();
+        let status = wait(&mut child, Duration::from_secs(30)).expect("berth ends after down");
+        assert!(status.success(), "{status}\n{}", self.log());
+        let own = self.dir.path().display().to_string();
+        let begin = Instant::now();
+        loop {
+            let processes: Vec<_> = super::processes().into_iter().filter(|(_, line)| line.contains(&own)).collect();
+            let bridge = Path::new(&format!("/sys/class/net/berth-{}", self.instance())).exists();
+            let tables = Command::new("nft").args(["list", "tables"]).output().unwrap().stdout;
+            let table = String::from_utf8_lossy(&tables).contains(&format!("berth_{}", self.instance()));
+            if processes.is_empty() && !bridge && !table && self.cgroups().is_empty() {
+                break;
+            }
+            let state = format!("processes {processes:?}, bridge {bridge}, table {table}");
+            assert!(begin.elapsed() < Duration::from_secs(10), "left after down: {state}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        super::unmount_below(self.dir.path());
+    }
+}
+
+impl Drop for Berth {
+    /// A test that failed half-way must not leave its daemon, containerd, shims or mounts to the next one.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+        if std::thread::panicking() {
+            eprintln!("the daemon's log ends:\n{}", self.log());
+        }
+        let own = self.dir.path().display().to_string();
+        let shims = self.shims();
+        for (pid, line) in super::processes() {
+            if line.contains(&own) || shims.contains_key(&pid) {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL).ok();
+            }
+        }
+        for cgroup in self.cgroups() {
+            super::kill_cgroup(&cgroup);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        super::unmount_below(self.dir.path());
+        if self.path("root").exists() {
+            let instance = self.instance();
+            Command::new("ip").args(["link", "del", &format!("berth-{instance}")]).stderr(Stdio::null()).status().ok();
+            let table = format!("berth_{instance}");
+            Command::new("nft").args(["delete", "table", "ip", &table]).stderr(Stdio::null()).status().ok();
+        }
+    }
+}
+
+fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {
+    let begin = Instant::now();
+    while begin.elapsed() < patience {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn walk(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in names(directory) {
+        let path = directory.join(&name);
+        if path.is_dir() { found.extend(walk(&path)) } else { found.push(name) }
+    }
+    found
+}
+
+fn looks_like_address(name: &str) -> bool {
+    name.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// A gRPC channel to a unix socket.
+pub async fn channel(socket: &Path) -> Result<Channel, tonic::transport::Error> {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+    });
+    Endpoint::from_static("http://berth").connect_with_connector(connector).await
+}
