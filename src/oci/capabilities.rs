@@ -75,11 +75,14 @@ fn granted(security: &Security, host: &Host) -> Result<Granted, Refusal> {
     add.refuse_beyond(&held, &drop)?;
     ambient.refuse_beyond(&held, &drop)?;
 
-    let mut set = match () {
-        () if security.privileged => held.clone(),
-        () if drop.all => HashSet::new(),
-        () if add.all => held.clone(),
-        () => DEFAULT.into_iter().filter(|one| held.contains(one)).collect(),
+    let mut set = if security.privileged {
+        held.clone()
+    } else if drop.all {
+        HashSet::new()
+    } else if add.all {
+        held.clone()
+    } else {
+        DEFAULT.into_iter().filter(|one| held.contains(one)).collect()
     };
     let ambient = if ambient.all { held } else { ambient.named };
     if !security.privileged {

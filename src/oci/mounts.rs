@@ -142,10 +142,12 @@ fn access(mount: &Request, field: impl Fn(&str) -> String) -> Result<&'static st
 /// A mount that propagates needs a root that does; the stronger demand counts.
 fn rootfs_propagation(mounts: &[HostMount<'_>]) -> Option<&'static str> {
     let any = |wanted| mounts.iter().any(|mount| mount.request.propagation == wanted);
-    match () {
-        () if any(Propagation::Bidirectional) => Some("rshared"),
-        () if any(Propagation::HostToContainer) => Some("rslave"),
-        () => None,
+    if any(Propagation::Bidirectional) {
+        Some("rshared")
+    } else if any(Propagation::HostToContainer) {
+        Some("rslave")
+    } else {
+        None
     }
 }
 

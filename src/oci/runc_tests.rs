@@ -5,13 +5,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::tests::Fixture;
 use super::*;
 use crate::model::container::Mount as MountRequest;
-use crate::model::security::{Capabilities, IpcMode, NetworkMode, Profile};
+use crate::model::security::{Capabilities, IpcMode, NetworkMode, PidMode, Profile};
 
 /// A bundle with a root of busybox alone, and the cgroup of what runs in it. Dropping it removes both.
 struct Bundle {
@@ -80,15 +80,9 @@ impl Bundle {
 
     /// What the container's process writes.
     fn run(&self, plan: &Plan<'_>) -> String {
-        self.runc(&container(plan).unwrap().spec)
-    }
-
-    fn runc(&self, spec: &Spec) -> String {
-        fs::write(self.path("config.json"), serde_json::to_vec(spec).unwrap()).unwrap();
-        let output = Command::new("runc")
-            .arg("--root")
-            .arg(self.path("state"))
-            .args(["run", "--bundle"])
+        self.write(&container(plan).unwrap().spec);
+        let mut runc = self.runc(&["run", "--bundle"]);
+        let output = runc
             .arg(self.dir.path())
             .arg(&self.name)
             .output()
@@ -97,15 +91,42 @@ impl Bundle {
         assert!(output.status.success(), "runc: {error}");
         String::from_utf8(output.stdout).unwrap()
     }
+
+    /// Starts a process that stays, with nobody at its ends.
+    fn start(&self, spec: &Spec) {
+        self.write(spec);
+        let mut runc = self.runc(&["run", "--detach", "--bundle"]);
+        runc.arg(self.dir.path()).arg(&self.name);
+        let status = runc
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(status.expect("runc is installed").success());
+    }
+
+    /// The process that [`Bundle::start`] started.
+    fn pid(&self) -> u32 {
+        let output = self.runc(&["state", &self.name]).output().unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(state["status"], "running");
+        state["pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap()
+    }
+
+    fn write(&self, spec: &Spec) {
+        fs::write(self.path("config.json"), serde_json::to_vec(spec).unwrap()).unwrap();
+    }
+
+    fn runc(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("runc");
+        command.arg("--root").arg(self.path("state")).args(args);
+        command
+    }
 }
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        let _ = Command::new("runc")
-            .arg("--root")
-            .arg(self.path("state"))
-            .args(["delete", "--force", &self.name])
-            .output();
+        let _ = self.runc(&["delete", "--force", &self.name]).output();
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
             let pod = hierarchy.path().join(&self.name);
             let _ = fs::remove_dir(pod.join("container"));
@@ -367,28 +388,84 @@ fn a_container_starts_with_the_pod_it_joins() {
 }
 
 #[test]
-fn runc_takes_a_holder() {
+fn mounts_and_devices_are_as_the_request_says() {
     let bundle = Bundle::new();
-    let fixture = bundle.fixture("");
-    let cgroup = bundle.cgroup();
-    let plan = HolderPlan {
-        sandbox_id: &fixture.sandbox_id,
-        sandbox: &fixture.sandbox,
-        namespaces: &fixture.namespaces,
-        cgroup: &cgroup,
-        rootfs: &bundle.rootfs(),
-        host: &fixture.host,
+    let mut fixture = bundle.fixture(
+        "touch /ro/x 2>&1; touch /rro/x 2>&1; touch /rw/deep/x && echo written; test -c /dev/mine && echo a device",
+    );
+    let request = |path: &str, readonly, recursive_read_only| MountRequest {
+        container_path: path.into(),
+        host_path: bundle.path("shm"),
+        readonly,
+        recursive_read_only,
+        ..MountRequest::default()
     };
-    let mut spec = holder(&plan).unwrap().spec;
-    // The holder itself would sleep for ever: something that tells stands in for it.
-    let mut process = spec.process().clone().unwrap();
-    process.set_args(Some(["/bin/cat", "/proc/self/status"].map(String::from).to_vec()));
-    spec.set_process(Some(process));
-    let status = bundle.runc(&spec);
+    let requests = [
+        request("/rw/deep", false, false),
+        request("/rw", true, false),
+        request("/ro", true, false),
+        request("/rro", true, true),
+    ];
+    fs::create_dir(bundle.path("shm/deep")).unwrap();
+    let mounts = requests.each_ref().map(|request| HostMount {
+        request,
+        source: &request.host_path,
+        propagates: HostPropagation::Private,
+    });
+    fixture.devices = vec![HostDevice {
+        path: "/dev/mine".into(),
+        kind: DeviceKind::Character,
+        major: 10,
+        minor: 229,
+        mode: 0o20600,
+        uid: 0,
+        gid: 0,
+        permissions: "rw".into(),
+    }];
+    let mut plan = fixture.plan();
+    plan.mounts = &mounts;
+    let output = bundle.run(&plan);
+    for line in [
+        "touch: /ro/x: Read-only file system",
+        "touch: /rro/x: Read-only file system",
+        "written",
+        "a device",
+    ] {
+        assert!(output.lines().any(|one| one == line), "{line:?} is not in {output}");
+    }
+}
+
+#[test]
+fn a_container_joins_the_pid_namespace_that_a_holder_keeps() {
+    const HOLDER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/berth-holder"));
+    let held = Bundle::new();
+    let program = held.path("root/holder");
+    for dir in ["root/proc", "root/dev"] {
+        fs::create_dir_all(held.path(dir)).unwrap();
+    }
+    fs::write(&program, HOLDER).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let pod = held.fixture("");
+    let holder = holder(&HolderPlan {
+        sandbox_id: &pod.sandbox_id,
+        sandbox: &pod.sandbox,
+        namespaces: &pod.namespaces,
+        cgroup: &held.cgroup(),
+        rootfs: &held.path("root"),
+        host: &pod.host,
+    });
+    held.start(&holder.unwrap().spec);
+    let status = fs::read_to_string(format!("/proc/{}/status", held.pid())).unwrap();
     for set in ["CapBnd", "CapPrm", "CapEff", "CapInh", "CapAmb"] {
         assert_eq!(capability_set(&status, set), 0, "{set}");
     }
     assert_eq!(field(&status, "NoNewPrivs"), "1");
     assert_eq!(field(&status, "Uid"), "65535\t65535\t65535\t65535");
-    assert_eq!(field(&status, "NSpid"), "1");
+
+    let bundle = Bundle::new();
+    let mut fixture = bundle.fixture("cat /proc/1/comm");
+    fixture.sandbox.namespaces.pid = PidMode::Pod;
+    fixture.container.security.namespaces.pid = PidMode::Pod;
+    fixture.namespaces.pid = Some(format!("/proc/{}/ns/pid", held.pid()).into());
+    assert_eq!(bundle.run(&fixture.plan()), "holder\n");
 }
