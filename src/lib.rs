@@ -1,5 +1,6 @@
 //! berth: a Kubernetes container runtime on containerd.
 
+pub mod api;
 pub mod cli;
 pub mod containerd;
 pub mod cri;

@@ -1,1 +1,5 @@
-//! (in the making)
+//! The gRPC face of the Container Runtime Interface.
+
+pub mod image;
+pub mod status_image;
+pub mod translate;

@@ -1,0 +1,3 @@
+//! Between CRI's protobuf and the model.
+
+pub mod image;
