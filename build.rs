@@ -10,14 +10,19 @@ fn main() {
 }
 
 fn protocols() {
-    for file in ["proto/runtime/v1/api.proto", "proto/berth/v1/pods.proto"] {
+    let files = [
+        "proto/runtime/v1/api.proto",
+        "proto/berth/v1/images.proto",
+        "proto/berth/v1/pods.proto",
+    ];
+    for file in files {
         println!("cargo:rerun-if-changed={file}");
     }
     tonic_prost_build::configure()
         .generate_default_stubs(true)
-        // Credentials must never be printed: the one message that carries them has a hand-written Debug.
-        .skip_debug(["runtime.v1.AuthConfig"])
-        .compile_protos(&["proto/runtime/v1/api.proto", "proto/berth/v1/pods.proto"], &["proto"])
+        // Credentials must never be printed: the messages that carry them have a hand-written Debug.
+        .skip_debug(["runtime.v1.AuthConfig", "berth.v1.ImageCredentials"])
+        .compile_protos(&files, &["proto"])
         .expect("protoc compiles proto/ (is protobuf-compiler installed?)");
 }
 

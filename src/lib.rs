@@ -1,6 +1,6 @@
 //! berth: a Kubernetes container runtime on containerd.
 
-//pub mod api;
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod containerd;

@@ -15,8 +15,15 @@ pub mod runtime {
     }
 }
 
-/// `berth.v1`: pods without Kubernetes.
+/// `berth.v1`: pods without Kubernetes, and images for people.
 #[allow(clippy::all, clippy::unwrap_used, missing_docs)]
 pub mod berth {
     tonic::include_proto!("berth.v1");
+
+    /// Written by hand so that no credential is ever printed.
+    impl std::fmt::Debug for ImageCredentials {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("ImageCredentials").finish_non_exhaustive()
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The clients of the command line. They speak to berth's socket and nothing else.
 
+pub mod image;
+
 use std::io;
 use std::path::{Path, PathBuf};
 

@@ -178,10 +178,12 @@ impl Writer {
             name,
             what,
             requests,
-            answers,
+            mut answers,
             ..
         } = self;
-        drop((requests, answers));
+        drop(requests);
+        // containerd closes the write when it sees the end of our side, and must not while the files go.
+        while let Ok(Some(_)) = answers.message().await {}
         let request = client.request(AbortRequest { r#ref: name });
         let aborted = client.content().service().abort(request).await;
         gone_is_fine(aborted.map(drop).map_err(|status| client.error(what, &status)))

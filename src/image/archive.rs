@@ -352,7 +352,7 @@ mod tests {
         let unnamed = docker(&json!([{"Config": "c.json", "RepoTags": null, "Layers": []}]));
         assert!(unnamed.images(None).unwrap_err().to_string().contains("--tag"));
         let tag = Reference::parse("t:1").unwrap();
-        assert_eq!(unnamed.images(Some(&tag)).unwrap()[0].names, [tag.clone()]);
+        assert_eq!(unnamed.images(Some(&tag)).unwrap()[0].names, std::slice::from_ref(&tag));
         let one = json!({"Config": "c.json", "RepoTags": ["x:1"], "Layers": ["missing"]});
         assert!(
             docker(&json!([one]))

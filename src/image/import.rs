@@ -10,6 +10,7 @@ use super::archive::{self, Archive, File, Found, HEAD, Piece};
 use super::document::digest_from;
 use super::lease::Lease;
 use super::{Error, Images, Reference};
+use crate::containerd;
 use crate::containerd::content::Writer;
 use crate::model::image::{Descriptor, Image};
 
@@ -111,12 +112,16 @@ impl Images {
         if let Some(manifest) = &found.made {
             shared.client.content().put(lease.id(), &found.target, manifest).await?;
         }
-        let content = shared.catalog.content(&shared.client, &found.target).await?;
+        let content = shared.catalog.content(&shared.client, &found.target).await;
+        let content = content.map_err(|error| match error {
+            Error::Containerd(containerd::Error::NotFound { what }) => Error::Archive(format!("it lacks {what}")),
+            other => other,
+        })?;
         for blob in content.layers.iter().chain(&content.path) {
             let missing = shared.client.content().begin(lease.id(), Some(blob)).await?;
             if let Some(writer) = missing {
                 writer.abort().await?;
-                return Err(Error::Archive(format!("it lacks the blob {}", blob.digest)));
+                return Err(Error::Archive(format!("it lacks content {}", blob.digest)));
             }
         }
         self.tie_content(&content).await?;

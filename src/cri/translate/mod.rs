@@ -1,6 +1,7 @@
 //! Protobuf into the model and back. Parsing checks a request whole; what it refuses it names by its field.
 
 pub mod container;
+pub mod image;
 pub mod sandbox;
 mod security;
 

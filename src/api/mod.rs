@@ -1,0 +1,3 @@
+//! The gRPC face of berth's own API, `berth.v1`.
+
+pub mod images;

@@ -1,0 +1,250 @@
+//! What integration tests stand on: a containerd and a registry of their own, and images made on the fly.
+//!
+//! Everything lives in a temporary directory and ends with the value that stands for it, also when a test fails.
+
+// Every test binary uses a part of this.
+#![allow(dead_code)]
+
+pub mod fake;
+pub mod image;
+
+use std::fs::File;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A containerd without its CRI plugin.
+pub struct Containerd {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Containerd {
+    /// Starts one and waits until it answers.
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
+            at("root"),
+            at("state"),
+            at("containerd.sock"),
+            at("ttrpc.sock"),
+        );
+        std::fs::write(dir.path().join("config.toml"), config).unwrap();
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(at("config.toml"));
+        let child = start(command, &dir.path().join("containerd.log"));
+        let this = Self { child, dir };
+        let socket = this.socket();
+        wait_for("containerd", || UnixStream::connect(&socket).is_ok());
+        this
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("containerd.sock")
+    }
+
+    /// A directory for a test's own files.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What `ctr`, an independent witness, prints in `namespace`.
+    pub fn ctr(&self, namespace: &str, args: &[&str]) -> String {
+        let output = Command::new("ctr")
+            .arg("--address")
+            .arg(self.socket())
+            .args(["--namespace", namespace])
+            .args(args)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ctr {args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The processes of shims that this containerd started.
+    fn shims(&self) -> Vec<Pid> {
+        let socket = self.socket().display().to_string();
+        let is_ours = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+            words[0].starts_with(b"/usr/bin/containerd-shim") && words.contains(&socket.as_bytes())
+        };
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(is_ours).map(Pid::from_raw).collect()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        for shim in self.shims() {
+            let _ = kill(shim, Signal::SIGKILL);
+        }
+        unmount_below(self.dir.path());
+    }
+}
+
+/// A registry on loopback: Debian's docker-registry, without TLS.
+pub struct Registry {
+    child: Child,
+    port: u16,
+    _dir: TempDir,
+}
+
+/// The credentials that a [`Registry::with_password`] wants.
+pub const USER: &str = "tester";
+pub const PASSWORD: &str = "secret-word";
+const HTPASSWD: &str = "tester:$2b$04$pVpA4FTIjw7FKeX1UWPLteVPeZyDm2xhDxJyoY42T.EdgBObk/X2O\n";
+
+impl Registry {
+    pub fn start() -> Self {
+        Self::with(|_| String::new())
+    }
+
+    /// One that lets in [`USER`] alone.
+    pub fn with_password() -> Self {
+        Self::with(|dir| {
+            let path = dir.join("htpasswd");
+            std::fs::write(&path, HTPASSWD).unwrap();
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path.display())
+        })
+    }
+
+    fn with(extra: impl FnOnce(&Path) -> String) -> Self {
+        let dir = tempfile::Builder::new().prefix("berth-registry-").tempdir().unwrap();
+        let port = free_port();
+        let config = format!(
+            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  \
+             addr: 127.0.0.1:{port}\n{}",
+            dir.path().join("data").display(),
+            extra(dir.path()),
+        );
+        let path = dir.path().join("config.yml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(path);
+        let child = start(command, &dir.path().join("registry.log"));
+        let this = Self { child, port, _dir: dir };
+        wait_for("docker-registry", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        this
+    }
+
+    /// `host:port`, as in references.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Puts content of a repository there and returns its digest.
+    pub async fn push_blob(&self, repository: &str, bytes: &[u8]) -> String {
+        let client = client();
+        let url = format!("http://{}/v2/{repository}/blobs/uploads/", self.host());
+        let upload = client.post(url).basic_auth(USER, Some(PASSWORD)).send().await.unwrap();
+        let mut url: reqwest::Url = upload.headers()["location"].to_str().unwrap().parse().unwrap();
+        let digest = image::digest(bytes);
+        url.query_pairs_mut().append_pair("digest", &digest);
+        let put = client.put(url).basic_auth(USER, Some(PASSWORD)).body(bytes.to_vec());
+        put.send().await.unwrap().error_for_status().unwrap();
+        digest
+    }
+
+    /// Puts a manifest or an index there under a tag or its digest.
+    pub async fn push_manifest(&self, repository: &str, version: &str, media_type: &str, bytes: &[u8]) {
+        let url = format!("http://{}/v2/{repository}/manifests/{version}", self.host());
+        let put = client().put(url).basic_auth(USER, Some(PASSWORD));
+        let put = put.header("content-type", media_type.to_owned()).body(bytes.to_vec());
+        put.send().await.unwrap().error_for_status().unwrap();
+    }
+
+    /// Puts a whole image there.
+    pub async fn push(&self, repository: &str, tag: &str, image: &image::Image) {
+        for layer in &image.layers {
+            self.push_blob(repository, &layer.bytes).await;
+        }
+        self.push_blob(repository, &image.config).await;
+        self.push_manifest(repository, tag, image.media_type(), &image.manifest())
+            .await;
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+fn client() -> reqwest::Client {
+    // Err: installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .build()
+        .unwrap()
+}
+
+/// A port of 127.0.0.1 that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Waits up to ten seconds for something to become true.
+pub fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_true() {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{what}: not within ten seconds"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn start(mut command: Command, log: &Path) -> Child {
+    let log = File::create(log).unwrap();
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Asks a program to end, and makes it after five seconds.
+fn end(child: &mut Child) {
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    let _ = kill(pid, Signal::SIGTERM);
+    let start = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if start.elapsed() > Duration::from_secs(5) {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Unmounts whatever is left below a directory, the last mounted first.
+fn unmount_below(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let mut points: Vec<_> = points.filter(|point| point.starts_with(dir)).collect();
+    points.reverse();
+    for point in points {
+        if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
+            eprintln!("{}: {}", point.display(), io::Error::from(error));
+        }
+    }
+}
