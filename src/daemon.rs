@@ -15,9 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-mod api {
-    pub type DownReply = tokio::sync::oneshot::Sender<Result<(), String>>;
-}
+use crate::api;
 use crate::config::{self, Config, LogFormat};
 use crate::containerd::{self, Client, RuncOptions, embedded};
 use crate::cri;
@@ -25,8 +23,13 @@ use crate::image::{self, Images};
 use crate::network::{self, Network};
 use crate::pod::paths::Paths;
 use crate::pod::{self, Pods};
+use crate::proto::berth::images_server::ImagesServer;
+use crate::proto::runtime::image_service_server::ImageServiceServer;
 use crate::proto::runtime::runtime_service_server::RuntimeServiceServer;
 use crate::{netns, oci, sys};
+
+/// Who asked to go down, to be told how it went.
+type DownReply = tokio::sync::oneshot::Sender<Result<(), String>>;
 
 /// How long running calls may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -99,6 +102,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     };
     let client = containerd(&config, embedded.as_ref()).await?;
     let house = House::build(&config, &instance, client.clone()).await?;
+    house.images.end_leftovers().await.map_err(pod::Error::from)?;
     house.pods.recover().await?;
     tokio::spawn({
         let pods = house.pods.clone();
@@ -225,15 +229,21 @@ impl House {
         &self,
         config: &Config,
         listener: UnixListener,
-        down: mpsc::Sender<api::DownReply>,
-        go_down: &mut mpsc::Receiver<api::DownReply>,
-    ) -> Result<Option<api::DownReply>, Error> {
+        down: mpsc::Sender<DownReply>,
+        go_down: &mut mpsc::Receiver<DownReply>,
+    ) -> Result<Option<DownReply>, Error> {
         let runtime = cri::Runtime {
             pods: self.pods.clone(),
             info: info(config),
         };
+        let images = cri::ImageFace::new(self.images.clone(), snapshotters(config));
         let runtime = RuntimeServiceServer::new(runtime).max_decoding_message_size(MAX_MESSAGE);
-        let router = Server::builder().layer(cri::observe::Observe).add_service(runtime);
+        let images = ImageServiceServer::new(images).max_decoding_message_size(MAX_MESSAGE);
+        let router = Server::builder()
+            .layer(cri::observe::Observe)
+            .add_service(runtime)
+            .add_service(images)
+            .add_service(ImagesServer::new(api::images::ImagesFace::new(self.images.clone())));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server =
             router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async { drop(stopped.await) });
@@ -284,6 +294,15 @@ async fn stop_signal() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+/// The snapshotter of each runtime handler.
+fn snapshotters(config: &Config) -> std::collections::HashMap<String, String> {
+    config
+        .handlers
+        .iter()
+        .map(|(name, handler)| (name.clone(), handler.snapshotter.clone()))
+        .collect()
 }
 
 fn image_settings(config: &Config) -> image::Settings {

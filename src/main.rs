@@ -25,6 +25,8 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Serve(Serve),
+    /// Pull, import, list and remove images
+    Image(cli::image::ImageArgs),
     /// Copy containers' output into their logs (the daemon starts this; it outlives the daemon)
     #[command(hide = true)]
     LogPump,
@@ -125,6 +127,8 @@ fn run(socket: Option<PathBuf>, command: Command) -> Result<ExitCode, Box<dyn st
 }
 
 async fn client(command: Command, socket: &std::path::Path) -> Result<ExitCode, cli::Error> {
-    let _ = (command, socket);
-    Ok(ExitCode::SUCCESS)
+    match command {
+        Command::Image(args) => cli::image::run(args, socket).await,
+        Command::Serve(_) | Command::LogPump => unreachable!("these are no clients"),
+    }
 }

@@ -7,7 +7,6 @@ use tonic::{Request, Response, Status};
 use super::status::{of_image, refused};
 use super::translate::image as translate;
 use crate::image::Images;
-use crate::model::Refusal;
 use crate::model::image::Image;
 use crate::proto::runtime;
 use runtime::image_service_server::ImageService;

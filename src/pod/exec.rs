@@ -167,7 +167,7 @@ impl Core {
             Ok(None) => Ok(128 + 9),
             Err(timeout) => Err(Error::ExecTimeout(timeout)),
         };
-        if !matches!(&code, Ok(_) if !gone.is_closed()) {
+        if code.is_err() || gone.is_closed() {
             self.kill_exec(id, exec_id).await?;
         }
         // The copy ends when the last holder of the pipes does; one that lives on is not waited for.

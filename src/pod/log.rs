@@ -45,7 +45,7 @@ impl Pods {
             self.0.resume_logs().await;
             if let Ok(mut connection) = UnixStream::connect(&self.0.paths.pump).await {
                 // The pump never speaks first: this ends when the pump does.
-                connection.read(&mut [0; 16]).await.ok();
+                while matches!(connection.read(&mut [0; 16]).await, Ok(1..)) {}
                 tracing::warn!("the log pump ended");
             }
         }
