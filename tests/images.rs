@@ -500,6 +500,34 @@ async fn mirrors_are_asked_first_and_the_registry_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn https_needs_an_authority_that_is_trusted_or_leave_to_do_without() {
+    let (containerd, plain) = (Containerd::start(), Registry::start());
+    let images = images(&containerd);
+    plain.push("x", "1", &Image::small("x")).await;
+    let secure = Registry::with_tls(&plain);
+    let host = secure.host();
+    let name = format!("{host}/x:1");
+    let server = format!("server = \"https://{host}\"\n");
+    hosts_toml(&containerd, &host, &server);
+    let error = images.pull(&name, None, None).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("RegistryUnavailable: ") && error.contains("certificate"),
+        "{error}"
+    );
+    hosts_toml(
+        &containerd,
+        &host,
+        &format!("{server}ca = {:?}\n", secure.certificate()),
+    );
+    images.pull(&name, None, None).await.unwrap();
+    hosts_toml(&containerd, &host, &format!("{server}skip_verify = true\n"));
+    images.pull(&name, None, None).await.unwrap();
+    hosts_toml(&containerd, &host, &format!("{server}ca = \"no-such.pem\"\n"));
+    let error = images.pull(&name, None, None).await.unwrap_err().to_string();
+    assert!(error.contains("no-such.pem"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn archives_of_both_kinds_are_imported() {
     let containerd = Containerd::start();
     let images = images(&containerd);

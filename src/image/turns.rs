@@ -10,13 +10,17 @@ use tokio::sync::OwnedMutexGuard;
 pub struct Turns(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 
 /// The right to make a thing, until dropped.
-pub struct Turn(#[allow(dead_code)] OwnedMutexGuard<()>);
+pub struct Turn {
+    _held: OwnedMutexGuard<()>,
+}
 
 impl Turns {
     /// Waits until nobody else makes `thing`. Whoever comes second has to look whether it is made already.
     pub async fn wait(&self, thing: &str) -> Turn {
         let lock = self.lock_of(thing);
-        Turn(lock.lock_owned().await)
+        Turn {
+            _held: lock.lock_owned().await,
+        }
     }
 
     fn lock_of(&self, thing: &str) -> Arc<tokio::sync::Mutex<()>> {

@@ -101,7 +101,7 @@ impl Drop for Containerd {
 pub struct Registry {
     child: Child,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// The credentials that a [`Registry::with_password`] wants.
@@ -123,6 +123,59 @@ impl Registry {
         })
     }
 
+    /// One that speaks HTTPS with a certificate that nobody vouches for; see [`Registry::certificate`]. Nothing can
+    /// be pushed there: it has what `like` has.
+    pub fn with_tls(like: &Self) -> Self {
+        Self::with(|dir| {
+            std::os::unix::fs::symlink(like.dir.path().join("data"), dir.join("data")).unwrap();
+            let (key, certificate) = (dir.join("key.pem"), dir.join("certificate.pem"));
+            // Debian's own configuration would make it an authority, which cannot be a server too.
+            let config = dir.join("openssl.conf");
+            std::fs::write(&config, "[req]\ndistinguished_name = name\n[name]\n").unwrap();
+            let made = Command::new("openssl")
+                .args([
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:prime256v1",
+                    "-nodes",
+                ])
+                .args([
+                    "-subj",
+                    "/CN=berth test",
+                    "-addext",
+                    "subjectAltName=IP:127.0.0.1",
+                    "-days",
+                    "2",
+                ])
+                .arg("-config")
+                .arg(&config)
+                .arg("-keyout")
+                .arg(&key)
+                .arg("-out")
+                .arg(&certificate)
+                .output()
+                .unwrap();
+            assert!(
+                made.status.success(),
+                "openssl: {}",
+                String::from_utf8_lossy(&made.stderr)
+            );
+            format!(
+                "  tls:\n    certificate: {}\n    key: {}\n",
+                certificate.display(),
+                key.display()
+            )
+        })
+    }
+
+    /// The certificate of a [`Registry::with_tls`].
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.path().join("certificate.pem")
+    }
+
     fn with(extra: impl FnOnce(&Path) -> String) -> Self {
         let dir = tempfile::Builder::new().prefix("berth-registry-").tempdir().unwrap();
         let port = free_port();
@@ -137,7 +190,7 @@ impl Registry {
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(path);
         let child = start(command, &dir.path().join("registry.log"));
-        let this = Self { child, port, _dir: dir };
+        let this = Self { child, port, dir };
         wait_for("docker-registry", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         this
     }
