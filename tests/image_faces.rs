@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use berth::api::images::ImagesFace;
 use berth::cli::image::{ImageArgs, run};
 use berth::containerd::Client;
-use berth::cri::image::ImageFace;
+use berth::cri::ImageFace;
 use berth::image::{Images, Settings};
 use berth::proto::berth::images_server::ImagesServer;
 use berth::proto::runtime;
