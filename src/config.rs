@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 /// Where the file is looked for when the command line names none.
 pub const DEFAULT_FILE: &str = "/etc/berth/config.toml";
@@ -186,7 +187,8 @@ impl Config {
     }
 
     fn parse(file: &Path, text: &str) -> Result<Self, Error> {
-        toml::from_str(text).map_err(|error: toml::de::Error| {
+        let parsed: Result<Self, _> = toml::from_str(text);
+        let mut config = parsed.map_err(|error: toml::de::Error| {
             let line = error
                 .span()
                 .map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
@@ -195,7 +197,10 @@ impl Config {
                 line,
                 message: error.message().to_owned(),
             }
-        })
+        })?;
+        // A file that adds a handler does not take the default one away.
+        config.handlers.entry("runc".to_owned()).or_default();
+        Ok(config)
     }
 
     /// Checks what single values cannot show.
@@ -216,6 +221,9 @@ impl Config {
                 "default_handler",
                 format!("there is no [handlers.{}]", self.default_handler),
             );
+        }
+        if let Err(error) = EnvFilter::try_new(&self.log.level) {
+            return refuse("log.level", error.to_string());
         }
         if self.network.mode == NetworkMode::Cni {
             return refuse(
@@ -276,10 +284,18 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_is_added_to_the_default_one() {
+        let config = parse("[handlers.crun]\nbinary = 'crun'\n").unwrap();
+        config.check().unwrap();
+        assert_eq!(config.handlers.keys().collect::<Vec<_>>(), ["crun", "runc"]);
+    }
+
+    #[test]
     fn values_that_cannot_work_are_refused_by_key() {
         let refusal = |text: &str| parse(text).unwrap().check().unwrap_err().to_string();
         assert!(refusal("root = 'x'").starts_with("root: "));
         assert!(refusal("default_handler = 'kata'").starts_with("default_handler: "));
+        assert!(refusal("[log]\nlevel = 'berth=loud'").starts_with("log.level: "));
         assert!(refusal("[network]\nmode = 'cni'").starts_with("network.mode: "));
         assert!(refusal("[containerd]\nnamespace = 'a/b'").starts_with("containerd.namespace: "));
     }

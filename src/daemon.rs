@@ -213,7 +213,7 @@ struct House {
 impl House {
     async fn build(config: &Config, instance: &str, client: Client) -> Result<Self, Error> {
         netns::prepare_dir(&config.network.netns_dir).map_err(pod::Error::from)?;
-        let images = Images::new(client.clone(), image_settings(config));
+        let images = Images::new(client.clone(), image_settings(config, instance));
         let subnet = config.network.subnet.as_deref().map(str::parse).transpose();
         let network = Network::builtin(network::builtin::Settings {
             instance: instance.to_owned(),
@@ -305,9 +305,10 @@ fn snapshotters(config: &Config) -> std::collections::HashMap<String, String> {
         .collect()
 }
 
-fn image_settings(config: &Config) -> image::Settings {
+fn image_settings(config: &Config, instance: &str) -> image::Settings {
     let default = &config.handlers[&config.default_handler];
     image::Settings {
+        instance: instance.to_owned(),
         certs_dirs: config.certs_dirs.clone(),
         snapshotter: default.snapshotter.clone(),
         max_parallel_downloads: 3,

@@ -10,7 +10,7 @@ use crate::model::Id;
 /// A work that takes longer than this loses what it has; one whose berth died leaves its things no longer than this.
 const EXPIRE: Duration = Duration::from_secs(24 * 3600);
 
-/// Marks berth's own leases on images.
+/// Marks the leases of a berth's works on images; the value is its instance.
 const LABEL: &str = "berth.dev/image-work";
 
 /// Holds what a work brings into containerd until the image's record does. Dropped before its end, the work was
@@ -30,7 +30,7 @@ impl Images {
             id: format!("berth-{work}-{}", Id::random().short()),
             over: false,
         };
-        let labels = HashMap::from([(LABEL.to_owned(), work.to_owned())]);
+        let labels = HashMap::from([(LABEL.to_owned(), self.0.settings.instance.clone())]);
         lease.client.leases().create(&lease.id, labels, Some(EXPIRE)).await?;
         Ok(lease)
     }
@@ -38,7 +38,10 @@ impl Images {
     /// Ends the leases of works that a berth before this one left. To be called before any work begins.
     pub async fn end_leftovers(&self) -> Result<(), Error> {
         let leases = self.0.client.leases();
-        for lease in leases.list(&[format!("labels.\"{LABEL}\"")]).await? {
+        for lease in leases
+            .list(&[format!("labels.\"{LABEL}\"=={}", self.0.settings.instance)])
+            .await?
+        {
             leases.delete(&lease.id, false).await?;
         }
         Ok(())

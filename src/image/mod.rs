@@ -54,6 +54,8 @@ struct Shared {
 /// What the operator decides about images.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The berth whose images these are, for what several on one containerd must not take from each other.
+    pub instance: String,
     /// Directories with `<host>/hosts.toml`; the first that knows a host counts.
     pub certs_dirs: Vec<PathBuf>,
     /// Where images are unpacked unless a runtime handler names another.
@@ -65,6 +67,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            instance: "none".to_owned(),
             certs_dirs: vec![
                 PathBuf::from("/etc/containerd/certs.d"),
                 PathBuf::from("/etc/docker/certs.d"),

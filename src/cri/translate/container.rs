@@ -104,6 +104,7 @@ fn mount((index, message): (usize, &pb::Mount)) -> Result<Mount, Refusal> {
     if !message.uid_mappings.is_empty() || !message.gid_mappings.is_empty() {
         return Err(Refusal::unsupported(field("uidMappings"), "an id-mapped mount"));
     }
+    super::security::no_selinux(&field("selinux_relabel"), message.selinux_relabel)?;
     if !message.mount_options.is_empty() {
         return Err(Refusal::unsupported(field("mount_options"), "a mount option"));
     }

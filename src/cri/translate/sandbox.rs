@@ -22,6 +22,10 @@ pub fn config(message: Option<&pb::PodSandboxConfig>) -> Result<SandboxConfig, R
             .transpose()
     };
     super::no_nul("hostname", &message.hostname)?;
+    super::security::no_selinux(
+        "linux.security_context.selinux_options",
+        security.selinux_options.is_some(),
+    )?;
     Ok(SandboxConfig {
         name: SandboxName {
             name: super::name("metadata.name", &metadata.name)?,

@@ -76,9 +76,7 @@ pub fn security(
     message: &pb::LinuxContainerSecurityContext,
     sandbox: &Namespaces,
 ) -> Result<Security, Refusal> {
-    if message.selinux_options.is_some() && std::path::Path::new("/sys/fs/selinux/enforce").exists() {
-        return Err(Refusal::unsupported(format!("{field}.selinux_options"), "SELinux"));
-    }
+    no_selinux(&format!("{field}.selinux_options"), message.selinux_options.is_some())?;
     let run_as = match (&message.run_as_user, message.run_as_username.as_str()) {
         (Some(_), name) if !name.is_empty() => {
             return Err(Refusal::invalid(
@@ -118,6 +116,14 @@ pub fn security(
         seccomp: seccomp(field, message)?,
         apparmor: apparmor(field, message)?,
     })
+}
+
+/// Labels mean nothing where SELinux is off; where it is on, ignoring them would be a hole.
+pub fn no_selinux(field: &str, asked: bool) -> Result<(), Refusal> {
+    if asked && std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        return Err(Refusal::unsupported(field, "SELinux"));
+    }
+    Ok(())
 }
 
 /// A user or group id, as the kernel can hold it (-1 is "no id" there).
