@@ -5,12 +5,15 @@ mod expand;
 mod fields;
 mod names;
 mod parse;
+mod plan;
 mod pod;
 mod problem;
 mod quantity;
+mod request;
 mod tree;
 mod wire;
 
 pub use parse::parse;
+pub use plan::Phase;
 pub use pod::{Pod, PodName};
 pub use problem::{Problem, Problems, What};
