@@ -1,8 +1,10 @@
 //! Kubernetes Pod manifests without Kubernetes.
 
 mod check;
+mod events;
 mod expand;
 mod fields;
+mod log;
 mod names;
 mod parse;
 mod plan;
@@ -10,6 +12,7 @@ mod pod;
 mod problem;
 mod quantity;
 mod request;
+mod store;
 mod tree;
 mod wire;
 

@@ -8,6 +8,9 @@ use crate::manifest::pod::{HostPathKind, Pod, PodName, RestartPolicy, Security, 
 use crate::manifest::{names, wire};
 use crate::model::Id;
 
+/// Namespace, name and uid make the name of a directory, of at most 255 bytes.
+const LONGEST_NAMES: usize = 255 - 2 - 36;
+
 impl Check {
     /// The pod; what is wrong with it is in `wrong`. `now`: nanoseconds since the Unix epoch.
     pub fn pod(&mut self, pod: wire::Pod, now: i64) -> Pod {
@@ -102,6 +105,12 @@ impl Check {
             .filter(|namespace| !namespace.is_empty())
             .unwrap_or_else(|| "default".to_owned());
         self.rule("metadata.namespace", names::label(&namespace));
+        if namespace.len() + name.len() > LONGEST_NAMES {
+            self.refuse(
+                "metadata.name",
+                format!("is longer, with the namespace, than {LONGEST_NAMES} characters"),
+            );
+        }
         PodName { namespace, name }
     }
 
