@@ -263,6 +263,26 @@ fn advance(name: &str, again: bool, actual: &Actual, sandbox: &Sandbox, now: i64
     }
 }
 
+/// When a container that ended may be started again; None: it did not end, or will not be started.
+pub fn next_start(pod: &Pod, actual: &Actual, name: &str) -> Option<i64> {
+    let run = actual.last_run(name)?;
+    let RunState::Exited {
+        started_at,
+        finished_at,
+        code,
+    } = run.state
+    else {
+        return None;
+    };
+    let initial = pod.init.iter().any(|container| container.name == name);
+    let again = if initial {
+        code != 0 && pod.restart != RestartPolicy::Never
+    } else {
+        restarts(pod, run)
+    };
+    again.then(|| back_off(run.delay_s, started_at, finished_at).0)
+}
+
 const SECOND: i64 = 1_000_000_000;
 
 /// When a container that ended may run again, and the delay of that next run. The first restart comes at once, the

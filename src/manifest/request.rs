@@ -39,7 +39,7 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The pod's sandbox.
-pub fn sandbox(pod: &Pod, attempt: u32, log_directory: &Path) -> SandboxConfig {
+pub fn sandbox(pod: &Pod, log_directory: &Path) -> SandboxConfig {
     let mut labels = pod.labels.clone();
     labels.extend(identity(pod));
     let ports = pod.containers.iter().flat_map(|container| &container.ports);
@@ -48,7 +48,7 @@ pub fn sandbox(pod: &Pod, attempt: u32, log_directory: &Path) -> SandboxConfig {
             name: pod.name.name.clone(),
             namespace: pod.name.namespace.clone(),
             uid: pod.uid.clone(),
-            attempt,
+            attempt: 0,
         },
         // The node's own name is not a pod's to set.
         hostname: if pod.host_network {
@@ -255,14 +255,14 @@ mod tests {
     #[test]
     fn the_sandbox_is_the_kubelets() {
         let pod = pod("    ports: [{containerPort: 80}]\n", "");
-        let sandbox = sandbox(&pod, 1, Path::new("/logs/x"));
+        let sandbox = sandbox(&pod, Path::new("/logs/x"));
         assert_eq!(
             (
                 sandbox.name.name.as_str(),
                 sandbox.name.namespace.as_str(),
                 sandbox.name.attempt
             ),
-            ("p", "ns", 1)
+            ("p", "ns", 0)
         );
         assert_eq!(sandbox.labels["a"], "b");
         assert_eq!(sandbox.labels["io.kubernetes.pod.uid"], pod.uid);
@@ -283,8 +283,8 @@ mod tests {
             ipc: IpcMode::Node,
             pid: PidMode::Node,
         };
-        assert_eq!(sandbox(&pod, 0, Path::new("/")).namespaces, expected);
-        assert_eq!(sandbox(&pod, 0, Path::new("/")).hostname, "");
+        assert_eq!(sandbox(&pod, Path::new("/")).namespaces, expected);
+        assert_eq!(sandbox(&pod, Path::new("/")).hostname, "");
         assert_eq!(config(&pod).security.namespaces, expected);
     }
 
