@@ -20,16 +20,18 @@ use crate::config::{self, Config, LogFormat};
 use crate::containerd::{self, Client, RuncOptions, embedded};
 use crate::cri;
 use crate::image::{self, Images};
+use crate::manifest::Manifests;
 use crate::network::{self, Network};
 use crate::pod::paths::Paths;
 use crate::pod::{self, Pods};
 use crate::proto::berth::images_server::ImagesServer;
+use crate::proto::berth::node_server::NodeServer;
+use crate::proto::berth::pods_server::PodsServer;
 use crate::proto::runtime::image_service_server::ImageServiceServer;
 use crate::proto::runtime::runtime_service_server::RuntimeServiceServer;
 use crate::{netns, oci, sys};
 
 /// Who asked to go down, to be told how it went.
-type DownReply = tokio::sync::oneshot::Sender<Result<(), String>>;
 
 /// How long running calls may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -104,6 +106,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let house = House::build(&config, &instance, client.clone()).await?;
     house.images.end_leftovers().await.map_err(pod::Error::from)?;
     house.pods.recover().await?;
+    house.manifests.recover().await;
     tokio::spawn({
         let pods = house.pods.clone();
         async move { pods.keep_pump().await }
@@ -208,6 +211,7 @@ async fn keep_containerd(embedded: embedded::Embedded, client: Client) {
 struct House {
     pods: Pods,
     images: Images,
+    manifests: Manifests,
 }
 
 impl House {
@@ -221,7 +225,12 @@ impl House {
             subnet: subnet.map_err(|error| Error::Subnet(format!("{error}")))?,
         });
         let pods = Pods::new(client, images.clone(), network.await?, pod_settings(config, instance)?);
-        Ok(Self { pods, images })
+        let manifests = Manifests::new(pods.clone(), images.clone(), &config.root);
+        Ok(Self {
+            pods,
+            images,
+            manifests,
+        })
     }
 
     /// Serves until a signal (None) or until somebody asks to go down (and waits for the answer).
@@ -229,9 +238,9 @@ impl House {
         &self,
         config: &Config,
         listener: UnixListener,
-        down: mpsc::Sender<DownReply>,
-        go_down: &mut mpsc::Receiver<DownReply>,
-    ) -> Result<Option<DownReply>, Error> {
+        down: mpsc::Sender<api::DownReply>,
+        go_down: &mut mpsc::Receiver<api::DownReply>,
+    ) -> Result<Option<api::DownReply>, Error> {
         let runtime = cri::Runtime {
             pods: self.pods.clone(),
             info: info(config),
@@ -243,7 +252,12 @@ impl House {
             .layer(cri::observe::Observe)
             .add_service(runtime)
             .add_service(images)
-            .add_service(ImagesServer::new(api::images::ImagesFace::new(self.images.clone())));
+            .add_service(ImagesServer::new(api::images::ImagesFace::new(self.images.clone())))
+            .add_service(PodsServer::new(api::PodsFace::new(
+                self.manifests.clone(),
+                self.pods.clone(),
+            )))
+            .add_service(NodeServer::new(api::NodeFace::new(down)));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server =
             router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async { drop(stopped.await) });
@@ -264,6 +278,7 @@ impl House {
     /// Ends all pods, the log pump, the network and berth's own containerd.
     async fn down(&self, embedded: Option<&embedded::Embedded>) -> Result<(), Error> {
         let mut errors = Vec::new();
+        errors.extend(self.manifests.delete_all().await.err().map(|error| error.to_string()));
         for view in self.pods.sandboxes() {
             let removed = self.pods.remove_sandbox(&view.id).await;
             errors.extend(removed.err().map(|error| format!("sandbox {:?}: {error}", view.id)));

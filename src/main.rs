@@ -25,6 +25,18 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Serve(Serve),
+    /// Run a Pod manifest and show what happens to it
+    Run(cli::run::Args),
+    /// Show pods
+    Get(cli::get::Args),
+    /// Print what a pod's container wrote
+    Logs(cli::logs::Args),
+    /// Run a command in a pod's container
+    Exec(cli::exec::Args),
+    /// Delete pods
+    Delete(cli::delete::Args),
+    /// End the daemon, its pods and its own containerd
+    Down(cli::down::Args),
     /// Pull, import, list and remove images
     Image(cli::image::ImageArgs),
     /// Copy containers' output into their logs (the daemon starts this; it outlives the daemon)
@@ -128,6 +140,12 @@ fn run(socket: Option<PathBuf>, command: Command) -> Result<ExitCode, Box<dyn st
 
 async fn client(command: Command, socket: &std::path::Path) -> Result<ExitCode, cli::Error> {
     match command {
+        Command::Run(args) => cli::run::run(args, socket).await,
+        Command::Get(args) => cli::get::run(args, socket).await,
+        Command::Logs(args) => cli::logs::run(args, socket).await,
+        Command::Exec(args) => cli::exec::run(args, socket).await,
+        Command::Delete(args) => cli::delete::run(args, socket).await,
+        Command::Down(args) => cli::down::run(args, socket).await,
         Command::Image(args) => cli::image::run(args, socket).await,
         Command::Serve(_) | Command::LogPump => unreachable!("these are no clients"),
     }

@@ -1,3 +1,9 @@
-//! The gRPC face of berth's own API, `berth.v1`.
+//! The gRPC face of berth's own API, `berth.v1`, beside CRI's on the same socket.
 
 pub mod images;
+mod node;
+mod pods;
+mod translate;
+
+pub use node::{DownReply, NodeFace};
+pub use pods::PodsFace;

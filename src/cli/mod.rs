@@ -1,11 +1,20 @@
 //! The clients of the command line. They speak to berth's socket and nothing else.
 
+pub mod delete;
+pub mod down;
+pub mod exec;
+pub mod get;
 pub mod image;
+pub mod logs;
+pub mod run;
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::proto::berth::PodName;
+use crate::proto::berth::pods_client::PodsClient;
 
 /// Why a command failed; printed after `berth: `.
 #[derive(Debug, thiserror::Error)]
@@ -50,4 +59,31 @@ pub async fn connect(socket: &Path) -> Result<Channel, Error> {
         }
     });
     Ok(Endpoint::from_static("http://berth").connect_with_connector_lazy(connector))
+}
+
+/// The client of `berth.v1.Pods`.
+async fn pods(socket: &Path) -> Result<PodsClient<Channel>, Error> {
+    Ok(PodsClient::new(connect(socket).await?))
+}
+
+/// `name` as users give it: `POD`, `pod/POD` or `NAMESPACE/POD`.
+fn pod_name(name: &str, namespace: &str) -> PodName {
+    let name = name.strip_prefix("pod/").unwrap_or(name);
+    let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
+    PodName {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+    }
+}
+
+/// The manifest at `path`; `-` is standard input.
+fn manifest(path: &Path) -> Result<Vec<u8>, Error> {
+    if path == Path::new("-") {
+        let mut text = Vec::new();
+        io::stdin()
+            .read_to_end(&mut text)
+            .map_err(Error::io("cannot read standard input"))?;
+        return Ok(text);
+    }
+    std::fs::read(path).map_err(Error::io(format!("cannot read {}", path.display())))
 }

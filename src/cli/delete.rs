@@ -1,0 +1,108 @@
+//! `berth delete pod`: end pods and remove all they had.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::{Error, manifest, pod_name, pods};
+use crate::proto::berth::{DeleteRequest, PodName};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// pod NAME…, or pod/NAME…
+    #[arg(required_unless_present = "file", value_name = "pod NAME")]
+    what: Vec<String>,
+    /// The pod of this manifest; - for standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "what")]
+    file: Option<PathBuf>,
+    #[arg(short, long, default_value = "default", value_name = "NAME")]
+    namespace: String,
+    /// Seconds that containers get to end by themselves [default: what the manifest says]
+    #[arg(long, value_name = "SECONDS")]
+    grace_period: Option<u32>,
+}
+
+pub async fn run(args: Args, socket: &Path) -> Result<ExitCode, Error> {
+    let names = match &args.file {
+        Some(file) => vec![name_in(&manifest(file)?)?],
+        None => names(&args.what, &args.namespace)?,
+    };
+    let mut client = pods(socket).await?;
+    for name in names {
+        let shown = format!("{}/{}", name.namespace, name.name);
+        let request = DeleteRequest {
+            name: Some(name),
+            grace_seconds: args.grace_period,
+        };
+        client.delete(request).await?;
+        println!("pod {shown} deleted");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `pod a b` and `pod/a pod/b`.
+fn names(what: &[String], namespace: &str) -> Result<Vec<PodName>, Error> {
+    let names = match what.split_first() {
+        Some((kind, names)) if matches!(kind.as_str(), "pod" | "pods" | "po") => names,
+        _ if what.iter().all(|name| name.starts_with("pod/")) => what,
+        _ => {
+            return Err(Error::Usage(
+                "only pods can be deleted: berth delete pod NAME".to_owned(),
+            ));
+        }
+    };
+    if names.is_empty() {
+        return Err(Error::Usage("which pod? berth delete pod NAME".to_owned()));
+    }
+    Ok(names.iter().map(|name| pod_name(name, namespace)).collect())
+}
+
+/// The name in a manifest, of which nothing else matters here.
+fn name_in(text: &[u8]) -> Result<PodName, Error> {
+    #[derive(serde::Deserialize)]
+    struct Manifest {
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        name: String,
+        namespace: Option<String>,
+    }
+    let unreadable = |error: serde_saphyr::Error| Error::Usage(format!("the manifest has no name: {error}"));
+    let Manifest { metadata } = serde_saphyr::from_slice(text).map_err(unreadable)?;
+    Ok(PodName {
+        name: metadata.name,
+        namespace: metadata.namespace.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(what: &[&str]) -> Result<String, Error> {
+        let what: Vec<_> = what.iter().map(|text| (*text).to_owned()).collect();
+        let names = names(&what, "ns")?;
+        Ok(names
+            .iter()
+            .map(|name| format!("{}/{}", name.namespace, name.name))
+            .collect::<Vec<_>>()
+            .join(" "))
+    }
+
+    #[test]
+    fn pods_are_named_in_every_usual_way() {
+        assert_eq!(named(&["pod", "a", "b"]).unwrap(), "ns/a ns/b");
+        assert_eq!(named(&["pod/a", "pod/b"]).unwrap(), "ns/a ns/b");
+        assert_eq!(named(&["pod", "other/a"]).unwrap(), "other/a");
+        for wrong in [&["a"][..], &["pod"], &["service", "a"], &[]] {
+            assert!(wrong.is_empty() || named(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_needs_only_a_name() {
+        let name = name_in(b"kind: Pod\nmetadata: {name: a, labels: {b: c}}\nspec: {}\n").unwrap();
+        assert_eq!((name.name.as_str(), name.namespace.as_str()), ("a", ""));
+        name_in(b"kind: Pod\n").unwrap_err();
+    }
+}
