@@ -4,7 +4,7 @@
 #
 #   integration/images/check.sh [DIR]       as root; DIR is what build.sh made, target/images by default
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 images=$(cd "${1:-target/images}" && pwd) || exit 1
 PATH=$PATH:/usr/sbin:/sbin
 id=berth-images-$$

@@ -6,12 +6,12 @@ cd "$(dirname "$0")"
 PATH=$PATH:/usr/local/go/bin
 out=$(cd ../.. && pwd)/target/tools
 
-if ! command -v go >/dev/null; then
-    echo "tools: NO GO: crictl cannot be built, and what is tested through it is SKIPPED (install golang)" >&2
-    [ "${CI:-}" = true ] && exit 1
-    exit 0
+# An old Go cannot read go.mod: the same as none.
+if ! version=$(go list -m -f '{{.Version}}' sigs.k8s.io/cri-tools); then
+    echo "tools: NO GO of the age that integration/tools/go.mod asks: what is tested through crictl is SKIPPED" >&2
+    [ "${CI:-}" != true ]
+    exit
 fi
-version=$(go list -m -f '{{.Version}}' sigs.k8s.io/cri-tools)
 if [ "$("$out/crictl" --version 2>/dev/null)" != "crictl version $version" ]; then
     echo "tools: building crictl $version"
     mkdir -p "$out"

@@ -1,0 +1,57 @@
+#!/bin/bash
+# Every check but the VM's: formatting, lints, the stand-in images, unit tests and integration tests. As root, or with sudo for
+# the test programs alone. Where CI is true nothing may be skipped. The last line is `N passed, N failed`.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+export PATH=$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0
+failed=0
+
+if [ "$(id -u)" != 0 ]; then
+    # Cargo builds as the user; only the test programs become root.
+    machine=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${machine}_RUNNER=sudo --preserve-env"
+    sudo=sudo
+fi
+
+main() {
+    step "formatting" cargo fmt --check
+    step "lints" cargo clippy --quiet --locked --all-targets --all-features -- -D warnings
+    step "crictl" integration/tools/build.sh
+    step "stand-in images" integration/images/build.sh target/images
+    step "stand-in images on stock containerd" ${sudo:-} integration/images/check.sh target/images
+    tests cargo test --locked --all-features --no-fail-fast
+    echo
+    echo "$passed passed, $failed failed"
+    [ "$failed" = 0 ]
+}
+
+# step TITLE COMMAND...: counts as one.
+step() {
+    local title=$1
+    shift
+    echo "== $title"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "== FAILED: $title"
+    fi
+}
+
+# tests CARGO TEST...: counts what each test program counts; one that does not even build or that dies is a failure.
+tests() {
+    local good bad code
+    echo "== ${*}"
+    "$@" 2>&1 | tee "$log"
+    code=$?
+    read -r good bad < <(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/\1 \2/p' "$log" |
+        awk '{ good += $1; bad += $2 } END { print good + 0, bad + 0 }')
+    if [ "$code" != 0 ] && [ "$bad" = 0 ]; then bad=1; fi
+    passed=$((passed + good))
+    failed=$((failed + bad))
+}
+
+main
