@@ -94,10 +94,11 @@ look_at_pod() {
     local inside
     address=$(berth get pods | awk -v pod="$pod" '$0 ~ pod' | grep -oE '([0-9]+\.){3}[0-9]+' | head -1)
     [ -n "$address" ] || die "berth get pods shows no address"
-    inside=$(in_main sh -c 'readlink /proc/1/ns/net /proc/1/ns/pid; cat /sys/class/net/eth0/iflink') || die "berth exec fails"
+    inside=$(in_main sh -c 'readlink /proc/1/ns/net; readlink /proc/1/ns/pid; cat /sys/class/net/eth0/iflink') || die "berth exec fails"
     { read -r netns; read -r pidns; read -r link; } <<<"$inside"
     processes=$(processes_in "$netns")
     main_pid=$(head -1 <<<"$processes")
+    [ -n "$main_pid" ] || die "no process of the host is in the pod's network namespace $netns"
     cgroup=$(cgroup_of "$main_pid")
 }
 
@@ -195,8 +196,10 @@ init_had() {
 }
 
 main_lacks() {
-    local mask
-    for mask in $(awk '/^Cap/ { print $2 }' "/proc/$main_pid/status"); do (((16#$mask >> $1 & 1) == 0)) || return 1; done
+    local mask sets
+    mapfile -t sets < <(awk '/^Cap/ { print $2 }' "/proc/$main_pid/status")
+    [ ${#sets[@]} = 5 ] || return 1
+    for mask in "${sets[@]}"; do (((16#$mask >> $1 & 1) == 0)) || return 1; done
 }
 
 # The names of a mask's bits, in the order of linux/capability.h.
@@ -262,7 +265,7 @@ prove_down() {
     check "no mount of it is left" within 5 no_mount_of_scratch
 }
 
-ended() { ! [ -e "/proc/$1/exe" ] || grep -q '^State:.*Z' "/proc/$1/status"; }
+ended() { [ ! -e "/proc/$1" ] || grep -qs "^State:.*Z" "/proc/$1/status"; }
 # berth's daemon, its containerd and the shims are all given paths in the scratch directory.
 processes_of_scratch() {
     local process
