@@ -1,6 +1,6 @@
 #!/bin/bash
 # Boots a Debian 13 guest (cgroup v2, systemd, containerd 1.7), installs berth there as the systemd unit of deploy/, and runs
-# the demo against it, with a restart of the unit in the middle (guest/smoke.sh).
+# the demo against it, with a restart of the unit in the middle (guest-smoke.sh).
 #
 #   integration/vm/smoke.sh       env: BERTH, the binary (target/release/berth); and what boot.sh reads
 #
@@ -18,7 +18,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/payload/{scripts,target}
 cp -r examples deploy "$work/payload/"
 cp scripts/demo.sh "$work/payload/scripts/"
-cp integration/vm/guest/smoke.sh "$work/payload/run.sh"
+cp integration/vm/guest-smoke.sh "$work/payload/run.sh"
 cp -r target/images "$work/payload/target/"
 # Symbols are a debug build's bulk, and the guest has no use for them.
 strip -o "$work/payload/berth" "$berth"
