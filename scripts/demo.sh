@@ -99,7 +99,8 @@ look_at_pod() {
     processes=$(processes_in "$netns")
     main_pid=$(head -1 <<<"$processes")
     [ -n "$main_pid" ] || die "no process of the host is in the pod's network namespace $netns"
-    cgroup=$(cgroup_of "$main_pid")
+    cgroup=$(dirname "$(cgroup_of "$main_pid")") # the pod's, which holds the container's
+    bridge=$(bridge_of "$link")
 }
 
 in_main() { berth exec "$pod" -c demo -- "$@"; }
@@ -122,6 +123,14 @@ cgroup_of() {
         mount=/sys/fs/cgroup
     fi
     echo "$mount$path"
+}
+
+# The bridge that the link with index $1 is a port of; nothing on another network.
+bridge_of() {
+    local port
+    for port in /sys/class/net/*; do
+        if [ "$(cat "$port/ifindex")" = "$1" ] && [ -e "$port/master" ]; then basename "$(readlink "$port/master")"; fi
+    done
 }
 
 # --- the proof
@@ -263,6 +272,8 @@ prove_down() {
     daemon=
     check "no process of it is left" within 5 no_process_of_scratch
     check "no mount of it is left" within 5 no_mount_of_scratch
+    check "its bridge and its nftables table are gone" no_bridge
+    check "its cgroups are gone" no_cgroup
 }
 
 ended() { [ ! -e "/proc/$1" ] || grep -qs "^State:.*Z" "/proc/$1/status"; }
@@ -276,6 +287,9 @@ processes_of_scratch() {
 }
 no_process_of_scratch() { [ -z "$(processes_of_scratch)" ]; }
 no_mount_of_scratch() { ! grep -qF " $scratch" /proc/self/mountinfo; }
+
+no_bridge() { [ -z "$bridge" ] || { [ ! -e "/sys/class/net/$bridge" ] && ! nft list ruleset | grep -qF "\"$bridge\""; }; }
+no_cgroup() { [ ! -e "$(dirname "$cgroup")" ]; }
 
 # Whatever happened, leaves nothing: asks berth first, then takes away by hand what a broken berth has left.
 cleanup() {
