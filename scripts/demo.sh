@@ -46,7 +46,8 @@ main() {
     image ikubernetes/admin-box:latest admin-box
     image ikubernetes/demoapp:v1.0 demoapp
     title "berth run -f $manifest --detach"
-    berth run -f "$manifest" --detach || die "the pod does not run"
+    berth run -f "$manifest" --detach || die "the pod is refused"
+    within 120 runs || { berth get pods; berth logs "$pod" -c iptables-init; die "the pod does not run"; }
     berth get pods
     look_at_pod
     prove
@@ -88,6 +89,8 @@ image() { # image REFERENCE ARCHIVE: the real one where the network has it, else
 }
 
 # --- the pod, seen from the host
+
+runs() { berth get pods | grep -qE "$pod +1/1 +Running"; }
 
 # Finds the pod's address, its network namespace, the host's end of its link and the processes inside, from /proc and /sys alone.
 look_at_pod() {
