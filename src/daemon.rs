@@ -31,8 +31,6 @@ use crate::proto::runtime::image_service_server::ImageServiceServer;
 use crate::proto::runtime::runtime_service_server::RuntimeServiceServer;
 use crate::{netns, oci, sys};
 
-/// Who asked to go down, to be told how it went.
-
 /// How long running calls may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 /// A kubelet sends and takes messages of up to 16 MiB.
