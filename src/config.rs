@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 /// Where the file is looked for when the command line names none.
 pub const DEFAULT_FILE: &str = "/etc/berth/config.toml";
@@ -38,7 +38,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     pub format: LogFormat,
-    /// A directive of tracing's env-filter, such as `info` or `berth=debug`.
+    /// What is logged, by level and module, such as `info` or `warn,berth::pod=debug`.
     pub level: String,
 }
 
@@ -222,7 +222,7 @@ impl Config {
                 format!("there is no [handlers.{}]", self.default_handler),
             );
         }
-        if let Err(error) = EnvFilter::try_new(&self.log.level) {
+        if let Err(error) = self.log.level.parse::<Targets>() {
             return refuse("log.level", error.to_string());
         }
         if self.network.mode == NetworkMode::Cni {

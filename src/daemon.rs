@@ -14,6 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::api;
 use crate::config::{self, Config, LogFormat};
@@ -400,15 +404,20 @@ fn info(config: &Config) -> String {
 
 /// Begins to log to standard error.
 pub fn log(settings: &config::Log) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.level).unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // A level that does not parse is refused when the configuration is checked.
+    let filter = settings
+        .level
+        .parse()
+        .unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_target(false);
+    let registry = tracing_subscriber::registry();
     match settings.format {
-        LogFormat::Human => builder
-            .with_ansi(nix::unistd::isatty(io::stderr().as_fd()).unwrap_or(false))
-            .init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Human => {
+            let colours = nix::unistd::isatty(io::stderr().as_fd()).unwrap_or(false);
+            registry.with(lines.with_ansi(colours).with_filter(filter)).init();
+        }
+        LogFormat::Json => registry.with(lines.json().with_filter(filter)).init(),
     }
 }
