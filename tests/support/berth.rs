@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use berth::proto::runtime as cri;
+use ::berth::proto::runtime as cri;
 use cri::image_service_client::ImageServiceClient;
 use cri::runtime_service_client::RuntimeServiceClient;
 use sha2::{Digest, Sha256};
@@ -32,11 +32,18 @@ impl Berth {
 
     /// The same with further arguments of `berth serve`.
     pub async fn start_with(arguments: &[&str]) -> Self {
-        let dir = tempfile::Builder::new().prefix("berth-test-").tempdir_in("/var/tmp").unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("berth-test-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
         let config = format!("[network]\nnetns_dir = {:?}\n", dir.path().join("netns"));
         fs::write(dir.path().join("config.toml"), config).unwrap();
         let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
-        let mut berth = Self { dir, child: None, arguments };
+        let mut berth = Self {
+            dir,
+            child: None,
+            arguments,
+        };
         berth.restart(&[]).await;
         berth.import_busybox();
         berth
@@ -57,7 +64,11 @@ impl Berth {
     /// Starts the daemon (again) and waits until it answers, or is gone.
     pub async fn restart(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it still runs");
-        let log = fs::OpenOptions::new().append(true).create(true).open(self.path("berth.log")).unwrap();
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.path("berth.log"))
+            .unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
         command
             .arg("serve")
@@ -79,7 +90,11 @@ impl Berth {
             if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
                 return;
             }
-            assert!(begin.elapsed() < Duration::from_secs(60), "berth does not answer:\n{}", self.log());
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "berth does not answer:\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -112,15 +127,29 @@ impl Berth {
     /// Waits for the daemon to be gone by itself; whether SIGKILL ended it.
     pub fn wait_killed(&mut self, patience: Duration) -> bool {
         let child = self.child.as_mut().expect("it runs");
-        let Some(status) = wait(child, patience) else { return false };
+        let Some(status) = wait(child, patience) else {
+            return false;
+        };
         self.child = None;
-        assert_eq!(status.signal(), Some(9), "berth ended, but not of its failpoint: {status}\n{}", self.log());
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "berth ended, but not of its failpoint: {status}\n{}",
+            self.log()
+        );
         true
     }
 
     pub fn log(&self) -> String {
         let text = fs::read_to_string(self.path("berth.log")).unwrap_or_default();
-        text.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+        text.lines()
+            .rev()
+            .take(60)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     pub async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
@@ -138,21 +167,37 @@ impl Berth {
     /// Runs `berth` as a client of this daemon.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
-        command.arg("--socket").arg(self.socket()).args(arguments).stdin(Stdio::null());
+        command
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .stdin(Stdio::null());
         command
     }
 
     /// Runs `berth` as a client and gives what it printed; it must succeed.
     pub fn run(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "berth {arguments:?}: {}\n{stdout}{stderr}\n{}", output.status, self.log());
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "berth {arguments:?}: {}\n{stdout}{stderr}\n{}",
+            output.status,
+            self.log()
+        );
         stdout.into_owned()
     }
 
     fn import_busybox(&self) {
         let archive = self.path("busybox.tar");
-        super::images::busybox(BUSYBOX, &archive);
+        fs::write(
+            &archive,
+            super::image::docker_archive(&super::image::busybox(), &[BUSYBOX]),
+        )
+        .unwrap();
         self.run(&["image", "import", archive.to_str().unwrap()]);
     }
 
@@ -171,15 +216,32 @@ impl Berth {
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
         // The directory of pins is a mount of its own, so that its pins are seen everywhere.
         let netns = self.path("netns").display().to_string();
-        found.extend(points.filter(|point| point.starts_with(&own) && **point != netns).map(|point| format!("mount {point}")));
+        found.extend(
+            points
+                .filter(|point| point.starts_with(&own) && **point != netns)
+                .map(|point| format!("mount {point}")),
+        );
         for directory in ["netns", "state/sandboxes", "state/containers"] {
-            found.extend(names(&self.path(directory)).into_iter().map(|name| format!("{directory}/{name}")));
+            found.extend(
+                names(&self.path(directory))
+                    .into_iter()
+                    .map(|name| format!("{directory}/{name}")),
+            );
         }
         let leases = walk(&self.path("root/network"));
-        found.extend(leases.into_iter().filter(|name| looks_like_address(name)).map(|name| format!("address {name}")));
+        found.extend(
+            leases
+                .into_iter()
+                .filter(|name| looks_like_address(name))
+                .map(|name| format!("address {name}")),
+        );
         let bridge = format!("/sys/class/net/berth-{}/brif", self.instance());
         found.extend(names(Path::new(&bridge)).into_iter().map(|port| format!("link {port}")));
-        found.extend(self.cgroups().into_iter().map(|path| format!("cgroup {}", path.display())));
+        found.extend(
+            self.cgroups()
+                .into_iter()
+                .map(|path| format!("cgroup {}", path.display())),
+        );
         found.extend(self.shims().into_iter().map(|(pid, line)| format!("shim {pid} {line}")));
         found.extend(super::containerd::contents(&self.containerd_socket()).await);
         found
@@ -193,7 +255,11 @@ impl Berth {
             if left.is_empty() {
                 return;
             }
-            assert!(begin.elapsed() < Duration::from_secs(10), "left {when}: {left:#?}\n{}", self.log());
+            assert!(
+                begin.elapsed() < Duration::from_secs(10),
+                "left {when}: {left:#?}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -201,9 +267,20 @@ impl Berth {
     /// The cgroups of this berth's pods.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
-        roots.extend(names(Path::new("/sys/fs/cgroup")).into_iter().map(|name| Path::new("/sys/fs/cgroup").join(name)));
-        let ours = roots.into_iter().map(|root| root.join(format!("berth-{}", self.instance())));
-        let pods = ours.flat_map(|root| names(&root).into_iter().map(move |name| root.join(name)).collect::<Vec<_>>());
+        roots.extend(
+            names(Path::new("/sys/fs/cgroup"))
+                .into_iter()
+                .map(|name| Path::new("/sys/fs/cgroup").join(name)),
+        );
+        let ours = roots
+            .into_iter()
+            .map(|root| root.join(format!("berth-{}", self.instance())));
+        let pods = ours.flat_map(|root| {
+            names(&root)
+                .into_iter()
+                .map(move |name| root.join(name))
+                .collect::<Vec<_>>()
+        });
         pods.filter(|path| path.is_dir()).collect()
     }
 
@@ -211,7 +288,9 @@ impl Berth {
     pub fn shims(&self) -> BTreeMap<u32, String> {
         let address = self.containerd_socket().display().to_string();
         let lines = super::processes().into_iter();
-        lines.filter(|(_, line)| line.contains("containerd-shim") && line.contains(&address)).collect()
+        lines
+            .filter(|(_, line)| line.contains("containerd-shim") && line.contains(&address))
+            .collect()
     }
 
     /// Ends everything and looks that nothing at all is left, outside the directory itself.
@@ -223,7 +302,10 @@ impl Berth {
         let own = self.dir.path().display().to_string();
         let begin = Instant::now();
         loop {
-            let processes: Vec<_> = super::processes().into_iter().filter(|(_, line)| line.contains(&own)).collect();
+            let processes: Vec<_> = super::processes()
+                .into_iter()
+                .filter(|(_, line)| line.contains(&own))
+                .collect();
             let bridge = Path::new(&format!("/sys/class/net/berth-{}", self.instance())).exists();
             let tables = Command::new("nft").args(["list", "tables"]).output().unwrap().stdout;
             let table = String::from_utf8_lossy(&tables).contains(&format!("berth_{}", self.instance()));
@@ -252,7 +334,11 @@ impl Drop for Berth {
         let shims = self.shims();
         for (pid, line) in super::processes() {
             if line.contains(&own) || shims.contains_key(&pid) {
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL).ok();
+                nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid.cast_signed()),
+                    nix::sys::signal::Signal::SIGKILL,
+                )
+                .ok();
             }
         }
         for cgroup in self.cgroups() {
@@ -262,9 +348,17 @@ impl Drop for Berth {
         super::unmount_below(self.dir.path());
         if self.path("root").exists() {
             let instance = self.instance();
-            Command::new("ip").args(["link", "del", &format!("berth-{instance}")]).stderr(Stdio::null()).status().ok();
+            Command::new("ip")
+                .args(["link", "del", &format!("berth-{instance}")])
+                .stderr(Stdio::null())
+                .status()
+                .ok();
             let table = format!("berth_{instance}");
-            Command::new("nft").args(["delete", "table", "ip", &table]).stderr(Stdio::null()).status().ok();
+            Command::new("nft")
+                .args(["delete", "table", "ip", &table])
+                .stderr(Stdio::null())
+                .status()
+                .ok();
         }
     }
 }
@@ -282,14 +376,20 @@ fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatu
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn walk(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for name in names(directory) {
         let path = directory.join(&name);
-        if path.is_dir() { found.extend(walk(&path)) } else { found.push(name) }
+        if path.is_dir() {
+            found.extend(walk(&path))
+        } else {
+            found.push(name)
+        }
     }
     found
 }
@@ -303,7 +403,13 @@ pub async fn channel(socket: &Path) -> Result<Channel, tonic::transport::Error> 
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+        async move {
+            tokio::net::UnixStream::connect(socket)
+                .await
+                .map(hyper_util::rt::TokioIo::new)
+        }
     });
-    Endpoint::from_static("http://berth").connect_with_connector(connector).await
+    Endpoint::from_static("http://berth")
+        .connect_with_connector(connector)
+        .await
 }

@@ -14,14 +14,48 @@ use containerd_client::tonic::Request;
 pub async fn contents(socket: &Path) -> Vec<String> {
     let channel = super::berth::channel(socket).await.expect("containerd answers");
     let mut found = Vec::new();
-    let containers = ContainersClient::new(channel.clone()).list(request(ListContainersRequest::default())).await.unwrap();
-    found.extend(containers.into_inner().containers.into_iter().map(|container| format!("record {}", container.id)));
-    let tasks = TasksClient::new(channel.clone()).list(request(ListTasksRequest::default())).await.unwrap();
-    found.extend(tasks.into_inner().tasks.into_iter().map(|task| format!("task {} {:?}", task.id, task.status())));
-    let leases = LeasesClient::new(channel.clone()).list(request(ListRequest::default())).await.unwrap();
-    found.extend(leases.into_inner().leases.into_iter().map(|lease| format!("lease {}", lease.id)));
-    let list = ListSnapshotsRequest { snapshotter: "overlayfs".to_owned(), filters: Vec::new() };
-    let mut snapshots = SnapshotsClient::new(channel).list(request(list)).await.unwrap().into_inner();
+    let containers = ContainersClient::new(channel.clone())
+        .list(request(ListContainersRequest::default()))
+        .await
+        .unwrap();
+    found.extend(
+        containers
+            .into_inner()
+            .containers
+            .into_iter()
+            .map(|container| format!("record {}", container.id)),
+    );
+    let tasks = TasksClient::new(channel.clone())
+        .list(request(ListTasksRequest::default()))
+        .await
+        .unwrap();
+    found.extend(
+        tasks
+            .into_inner()
+            .tasks
+            .into_iter()
+            .map(|task| format!("task {} {:?}", task.id, task.status())),
+    );
+    let leases = LeasesClient::new(channel.clone())
+        .list(request(ListRequest::default()))
+        .await
+        .unwrap();
+    found.extend(
+        leases
+            .into_inner()
+            .leases
+            .into_iter()
+            .map(|lease| format!("lease {}", lease.id)),
+    );
+    let list = ListSnapshotsRequest {
+        snapshotter: "overlayfs".to_owned(),
+        filters: Vec::new(),
+    };
+    let mut snapshots = SnapshotsClient::new(channel)
+        .list(request(list))
+        .await
+        .unwrap()
+        .into_inner();
     while let Some(page) = snapshots.message().await.unwrap() {
         let active = page.info.into_iter().filter(|info| info.kind() == Kind::Active);
         found.extend(active.map(|info| format!("snapshot {}", info.name)));
@@ -31,6 +65,8 @@ pub async fn contents(socket: &Path) -> Vec<String> {
 
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("containerd-namespace", "k8s.io".parse().unwrap());
     request
 }

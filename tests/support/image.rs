@@ -1,6 +1,6 @@
 //! Small images made on the fly.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -89,7 +89,11 @@ impl Image {
 impl Layer {
     /// A layer with these files.
     pub fn new(kind: Kind, files: &[(&str, &[u8])]) -> Self {
-        let tar = tar(files);
+        Self::of(kind, tar(files))
+    }
+
+    /// The layer that a tar is.
+    pub fn of(kind: Kind, tar: Vec<u8>) -> Self {
         let bytes = match kind {
             Kind::Plain => tar.clone(),
             Kind::Gzip => gzip(&tar),
@@ -111,6 +115,43 @@ impl Layer {
             (false, Kind::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
         }
     }
+}
+
+/// Debian's busybox-static, with a hard link for each of its applets, and a few users.
+pub fn busybox() -> Image {
+    let binary = std::fs::read("/bin/busybox").expect("busybox-static is installed");
+    let list = std::process::Command::new("/bin/busybox").arg("--list").output();
+    let list = String::from_utf8(list.unwrap().stdout).unwrap();
+    let mut layer = tar::Builder::new(Vec::new());
+    for directory in ["bin", "tmp", "etc", "root", "dev", "proc", "sys", "var", "usr"] {
+        let mut header = header(tar::EntryType::Directory, 0o755, 0);
+        layer.append_data(&mut header, directory, io::empty()).unwrap();
+    }
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/false\nuser:x:1000:1000::/:/bin/sh\n";
+    let group = "root:x:0:\nwww-data:x:33:\nuser:x:1000:\nextra:x:50000:user\n";
+    for (path, mode, bytes) in [
+        ("bin/busybox", 0o755, &*binary),
+        ("etc/passwd", 0o644, passwd.as_bytes()),
+        ("etc/group", 0o644, group.as_bytes()),
+    ] {
+        let mut header = header(tar::EntryType::Regular, mode, bytes.len());
+        layer.append_data(&mut header, path, bytes).unwrap();
+    }
+    for applet in list.lines().filter(|applet| *applet != "busybox") {
+        let mut header = header(tar::EntryType::Link, 0o755, 0);
+        let path = format!("bin/{applet}");
+        layer.append_link(&mut header, path, "bin/busybox").unwrap();
+    }
+    let layer = Layer::of(Kind::Gzip, layer.into_inner().unwrap());
+    Image::new(vec![layer], &json!({"Env": ["PATH=/bin"], "Cmd": ["sh"]}))
+}
+
+fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size as u64);
+    header
 }
 
 /// An index of manifests, each with its architecture.

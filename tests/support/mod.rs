@@ -5,6 +5,8 @@
 // Every test binary uses a part of this.
 #![allow(dead_code)]
 
+pub mod berth;
+pub mod containerd;
 pub mod fake;
 pub mod image;
 
@@ -76,14 +78,9 @@ impl Containerd {
     /// The processes of shims that this containerd started.
     fn shims(&self) -> Vec<Pid> {
         let socket = self.socket().display().to_string();
-        let is_ours = |pid: &i32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
-            words[0].starts_with(b"/usr/bin/containerd-shim") && words.contains(&socket.as_bytes())
-        };
-        let processes = std::fs::read_dir("/proc").unwrap();
-        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter(is_ours).map(Pid::from_raw).collect()
+        let ours = processes().into_iter();
+        let ours = ours.filter(|(_, line)| line.starts_with("/usr/bin/containerd-shim") && line.contains(&socket));
+        ours.map(|(pid, _)| Pid::from_raw(pid.cast_signed())).collect()
     }
 }
 
@@ -287,6 +284,38 @@ fn end(child: &mut Child) {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Every process of this machine: its pid and its command line, the words parted by spaces.
+pub fn processes() -> Vec<(u32, String)> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let line = |pid: u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+    };
+    pids.filter_map(line).collect()
+}
+
+/// Kills what runs in a cgroup and below it, and removes it, as far as it lets itself be.
+pub fn kill_cgroup(path: &Path) {
+    for pid in cgroup_pids(path) {
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    }
+    let children = std::fs::read_dir(path).into_iter().flatten().flatten();
+    for child in children.filter(|child| child.path().is_dir()) {
+        kill_cgroup(&child.path());
+    }
+    let start = Instant::now();
+    while std::fs::remove_dir(path).is_err() && path.exists() && start.elapsed() < Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The processes in a cgroup itself.
+pub fn cgroup_pids(path: &Path) -> Vec<u32> {
+    let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Unmounts whatever is left below a directory, the last mounted first.
