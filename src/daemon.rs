@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing_subscriber::Layer;
@@ -109,12 +110,13 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     house.images.end_leftovers().await.map_err(pod::Error::from)?;
     house.pods.recover().await?;
     house.manifests.recover().await;
-    tokio::spawn({
+    let mut keepers = JoinSet::new();
+    keepers.spawn({
         let pods = house.pods.clone();
         async move { pods.keep_pump().await }
     });
     if let Some(embedded) = embedded.clone() {
-        tokio::spawn(keep_containerd(embedded, client));
+        keepers.spawn(keep_containerd(embedded, client));
     }
     let (down, mut go_down) = mpsc::channel(1);
     tracing::info!(socket = %config.socket.display(), instance, "berth serves");
@@ -125,6 +127,8 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         tracing::info!("berth stops; its pods go on");
         return Ok(());
     };
+    // Nobody may start again what is about to end.
+    keepers.shutdown().await;
     let ended = house.down(embedded.as_ref()).await;
     reply.send(ended.as_ref().map(drop).map_err(ToString::to_string)).ok();
     // Lets the answer reach its client before the process, and with it the connection, is gone.
@@ -292,7 +296,13 @@ impl House {
                 .err()
                 .map(|error| format!("log pump: {error}")),
         );
-        errors.extend(self.pods.network_down().await.err().map(|error| error.to_string()));
+        errors.extend(
+            self.pods
+                .remove_common_ground()
+                .await
+                .err()
+                .map(|error| error.to_string()),
+        );
         if let Some(embedded) = embedded {
             errors.extend(embedded.stop().await.err().map(|error| format!("containerd: {error}")));
         }

@@ -168,9 +168,12 @@ impl Pods {
         self.0.network.status().await
     }
 
-    /// Removes the network of this berth. To be called when no sandbox is left.
-    pub async fn network_down(&self) -> Result<(), Error> {
-        Ok(self.0.network.down().await?)
+    /// Removes what this berth's pods had in common: the network and the root of their cgroups. To be called when no
+    /// sandbox is left.
+    pub async fn remove_common_ground(&self) -> Result<(), Error> {
+        let network = self.0.network.down().await;
+        self.0.remove_cgroup(self.0.paths.cgroup_root.clone()).await?;
+        Ok(network?)
     }
 
     /// Whether containerd answers: its version, or why not.
