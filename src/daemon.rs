@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -105,12 +106,13 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     house.images.end_leftovers().await.map_err(pod::Error::from)?;
     house.pods.recover().await?;
     house.manifests.recover().await;
-    tokio::spawn({
+    let mut keepers = JoinSet::new();
+    keepers.spawn({
         let pods = house.pods.clone();
         async move { pods.keep_pump().await }
     });
     if let Some(embedded) = embedded.clone() {
-        tokio::spawn(keep_containerd(embedded, client));
+        keepers.spawn(keep_containerd(embedded, client));
     }
     let (down, mut go_down) = mpsc::channel(1);
     tracing::info!(socket = %config.socket.display(), instance, "berth serves");
@@ -121,6 +123,8 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         tracing::info!("berth stops; its pods go on");
         return Ok(());
     };
+    // They would start again what is ended now.
+    keepers.shutdown().await;
     let ended = house.down(embedded.as_ref()).await;
     reply.send(ended.as_ref().map(drop).map_err(ToString::to_string)).ok();
     // Lets the answer reach its client before the process, and with it the connection, is gone.
