@@ -16,14 +16,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Client, Error};
 use crate::model::Id;
+use crate::model::names::label;
 use crate::model::record::{ContainerRecord, SandboxRecord, VERSION};
 
-/// Which instance of berth a record belongs to.
-pub const INSTANCE: &str = "berth.dev/instance";
-/// `sandbox` or `container`.
-const KIND: &str = "berth.dev/kind";
-/// The sandbox that a container belongs to.
-const SANDBOX: &str = "berth.dev/sandbox";
 /// The extension that holds our record, and the type of its value.
 const EXTENSION: &str = "berth.dev/record";
 const TYPE_URL: &str = "berth.dev/record+json";
@@ -76,10 +71,14 @@ impl Client {
     /// Makes a record. AlreadyExists when there is one of that id.
     pub async fn create_record(&self, instance: &str, new: New<'_>) -> Result<(), Error> {
         let (kind, sandbox) = match new.record {
-            Record::Sandbox(_) => ("sandbox", new.id),
-            Record::Container(record) => ("container", &record.sandbox),
+            Record::Sandbox(_) => (label::SANDBOX, new.id),
+            Record::Container(record) => (label::CONTAINER, &record.sandbox),
         };
-        let labels = [(INSTANCE, instance), (KIND, kind), (SANDBOX, sandbox.as_str())];
+        let labels = [
+            (label::INSTANCE, instance),
+            (label::KIND, kind),
+            (label::SANDBOX_ID, sandbox.as_str()),
+        ];
         let container = Container {
             id: new.id.to_string(),
             labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
@@ -169,7 +168,7 @@ impl Client {
 
     /// All records of this instance, in no order. One that cannot be read is an error of its own.
     pub async fn records(&self, instance: &str) -> Result<Vec<(Id, Result<Record, Error>)>, Error> {
-        let filters = vec![format!("labels.\"{INSTANCE}\"=={instance}")];
+        let filters = vec![format!("labels.\"{}\"=={instance}", label::INSTANCE)];
         let request = self.request(ListContainersRequest { filters });
         let answer = self.containers().list(request).await;
         let containers = answer
@@ -214,10 +213,10 @@ fn decode(container: &Container) -> Result<Record, Error> {
         .extensions
         .get(EXTENSION)
         .ok_or_else(|| unreadable(format!("extension {EXTENSION} is missing")))?;
-    match container.labels.get(KIND).map(String::as_str) {
-        Some("sandbox") => parse(&any.value).map(Record::Sandbox).map_err(unreadable),
-        Some("container") => parse(&any.value).map(Record::Container).map_err(unreadable),
-        kind => Err(unreadable(format!("label {KIND} is {kind:?}"))),
+    match container.labels.get(label::KIND).map(String::as_str) {
+        Some(label::SANDBOX) => parse(&any.value).map(Record::Sandbox).map_err(unreadable),
+        Some(label::CONTAINER) => parse(&any.value).map(Record::Container).map_err(unreadable),
+        kind => Err(unreadable(format!("label {} is {kind:?}", label::KIND))),
     }
 }
 

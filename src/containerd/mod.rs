@@ -21,7 +21,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
-pub use containers::{INSTANCE, New, Record, RuncOptions};
+pub use containers::{New, Record, RuncOptions};
 pub use tasks::{Ended, Stdio, Task};
 
 /// No answer of containerd's may exceed this many bytes: a few thousand records with their specs.

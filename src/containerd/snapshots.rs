@@ -8,8 +8,9 @@ use containerd_client::services::v1::snapshots::{
 };
 use containerd_client::types;
 
-use super::{Client, Error, INSTANCE, gone_is_fine};
+use super::{Client, Error, gone_is_fine};
 use crate::model::Id;
+use crate::model::names::label::INSTANCE;
 use crate::sys::rootfs::Mount;
 
 pub(super) fn to_wire(mount: &Mount) -> types::Mount {

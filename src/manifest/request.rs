@@ -8,6 +8,7 @@ use crate::model::container::{ContainerConfig, ImageRequest, Mount};
 use crate::model::resources::Resources;
 use crate::model::sandbox::{PortMapping, SandboxConfig, SandboxName};
 use crate::model::security::{IpcMode, Namespaces, NetworkMode, PidMode, RunAs, Security};
+use crate::oci;
 
 /// A container's back-off: how many seconds to wait after its end before it is started once more. It rides with the
 /// container, so that it outlives berth.
@@ -18,25 +19,6 @@ const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const POD_UID: &str = "io.kubernetes.pod.uid";
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
-
-/// What a kubelet hides from a container that is not privileged (`procMount: Default`).
-const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// What a kubelet makes read-only there.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The pod's sandbox.
 pub fn sandbox(pod: &Pod, log_directory: &Path) -> SandboxConfig {
@@ -161,8 +143,8 @@ fn security(pod: &Pod, container: &Container) -> Security {
         supplemental_groups: wanted.supplemental_groups.clone(),
         readonly_rootfs: wanted.read_only_root,
         no_new_privs: wanted.no_new_privs,
-        masked_paths: hidden(&MASKED),
-        readonly_paths: hidden(&READ_ONLY),
+        masked_paths: hidden(&oci::DEFAULT_MASKED_PATHS),
+        readonly_paths: hidden(&oci::DEFAULT_READONLY_PATHS),
         ..Security::default()
     };
     security.capabilities.add.clone_from(&wanted.add);
@@ -304,7 +286,7 @@ mod tests {
             .collect();
         assert_eq!(mounts, [("/volumes/e", false), ("/srv", true)]);
         assert_eq!(config.security.seccomp, Profile::Unconfined);
-        assert_eq!(config.security.masked_paths.len(), MASKED.len());
+        assert_eq!(config.security.masked_paths.len(), oci::DEFAULT_MASKED_PATHS.len());
         assert_eq!(
             empty_dirs(&pod, Path::new("/v")).collect::<Vec<_>>(),
             [Path::new("/v/e")]

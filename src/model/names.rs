@@ -24,6 +24,9 @@ pub mod annotation {
 
 /// Labels of containerd's records. They only index: what a record is stands in its extension.
 pub mod label {
+    /// The instance of berth that a record, lease or snapshot belongs to.
+    pub const INSTANCE: &str = "berth.dev/instance";
+
     /// [`SANDBOX`] or [`CONTAINER`].
     pub const KIND: &str = "berth.dev/kind";
     pub const SANDBOX: &str = "sandbox";

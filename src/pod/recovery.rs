@@ -16,7 +16,7 @@ use super::error::Error;
 use super::registry::{Container, Name, Sandbox, container_name};
 use super::sandbox_stop::remove_directory;
 use super::{Core, Pods, blocking, now};
-use crate::containerd::{self, Ended, Record, Task};
+use crate::containerd::{Ended, Record, Task};
 use crate::model::Id;
 use crate::model::container::ContainerState;
 use crate::model::sandbox::{Pins, SandboxState};
@@ -188,7 +188,7 @@ impl Core {
                 self.containerd.remove_snapshot(snapshotter, id).await?;
             }
         }
-        let ours = format!("labels.\"{}\"=={instance}", containerd::INSTANCE);
+        let ours = format!("labels.\"{}\"=={instance}", crate::model::names::label::INSTANCE);
         for lease in self.containerd.leases().list(&[ours]).await? {
             if !lease.id.parse().is_ok_and(|id: Id| known.contains(&id)) {
                 tracing::info!(id = lease.id, "removing a lease without a sandbox");

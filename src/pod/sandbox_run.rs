@@ -89,7 +89,8 @@ impl Core {
     /// The intent: a lease for what the pod will hold in containerd, and the record.
     async fn record_sandbox(&self, sandbox: &Sandbox) -> Result<(), Error> {
         let instance = &self.settings.instance;
-        let labels = std::collections::HashMap::from([(containerd::INSTANCE.to_owned(), instance.clone())]);
+        let labels =
+            std::collections::HashMap::from([(crate::model::names::label::INSTANCE.to_owned(), instance.clone())]);
         effect(
             "sandbox.lease",
             self.containerd.leases().create(sandbox.id.as_str(), labels, None),
