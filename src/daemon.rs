@@ -412,6 +412,11 @@ fn info(config: &Config) -> String {
     info.to_string()
 }
 
+/// What is to be done before the first thread is started.
+pub fn prepare_process() {
+    sys::memory::be_frugal();
+}
+
 /// Begins to log to standard error.
 pub fn log(settings: &config::Log) {
     // A level that does not parse is refused when the configuration is checked.

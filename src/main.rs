@@ -123,6 +123,7 @@ fn run(socket: Option<PathBuf>, command: Command) -> Result<ExitCode, Box<dyn st
         logs::serve(&socket.ok_or("log-pump needs --socket")?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    berth::daemon::prepare_process();
     let workers = if matches!(command, Command::Serve(_)) { 2 } else { 1 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Error, Images};
 use crate::containerd::Client;
 use crate::model::Id;
+use crate::sys;
 
 /// A work that takes longer than this loses what it has; one whose berth died leaves its things no longer than this.
 const EXPIRE: Duration = Duration::from_secs(24 * 3600);
@@ -57,6 +58,8 @@ impl Lease {
     pub async fn end<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
         let ended = self.client.leases().delete(&self.id, result.is_err()).await;
         self.over = ended.is_ok();
+        // Works on images need more memory than all else that the daemon does.
+        tokio::task::spawn_blocking(sys::memory::give_back);
         match result {
             Ok(value) => Ok(ended.map(|()| value)?),
             // A lease that could not be ended is tried again by drop, and expires.

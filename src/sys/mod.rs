@@ -6,6 +6,7 @@
 pub mod caps;
 pub mod cgroup;
 pub mod link;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod pipe;
