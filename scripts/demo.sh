@@ -316,7 +316,7 @@ cleanup() {
 
 # --- words
 
-title() { printf '\n%s\n' "$1"; }
+title() { printf '\n%s (after %d s)\n' "$1" $SECONDS; }
 die() { echo "  ✗ $1" >&2; exit 1; }
 
 check() { # check TITLE COMMAND...
