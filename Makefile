@@ -3,6 +3,7 @@
 #   make demo       build, start berth in a scratch directory, run the init-container pod and show the proof
 #   make test       formatting, lints, unit and integration tests
 #   make vm-smoke   the demo in a Debian 13 guest, with berth as a systemd unit
+#   make bench      berth and containerd's CRI plugin in turns; ARGS="--rounds 5" or --help
 #   make images     the stand-in images, into target/images
 #   make tools      crictl, into target/tools
 
@@ -12,7 +13,7 @@ export BERTH := $(CURDIR)/target/$(PROFILE)/berth
 
 cargo_profile := $(if $(filter release,$(PROFILE)),--release)
 
-.PHONY: demo test vm-smoke setup build images tools
+.PHONY: demo test vm-smoke bench setup build images tools
 
 demo: setup build images
 	scripts/demo.sh
@@ -24,6 +25,10 @@ test:
 vm-smoke: build images
 	scripts/setup.sh vm
 	integration/vm/smoke.sh
+
+bench:
+	scripts/setup.sh bench
+	scripts/bench.sh $(ARGS)
 
 setup:
 	scripts/setup.sh

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building and running berth needs and this machine lacks; changes nothing where all of it is there.
 #
-#   scripts/setup.sh [test] [vm]      test: also what the integration tests need; vm: also what the VM tests need
+#   scripts/setup.sh [test] [vm] [bench]      also what the integration tests, the VM tests or the benchmark need
 #
 # On Debian and Ubuntu apt installs what is missing, Rust comes by rustup where cargo is absent or older than Cargo.toml asks.
 # A containerd is installed only where there is none: another one, Docker's say, is never replaced. Go, for crictl, is not
@@ -16,6 +16,7 @@ base='
     protoc:protobuf-compiler cc:gcc /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates make:make strip:binutils
     containerd:containerd'
 test='docker-registry:docker-registry'
+bench='/usr/lib/cni/bridge:containernetworking-plugins'
 vm='qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio zstd:zstd depmod:kmod xz:xz-utils mke2fs:e2fsprogs
     /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring'
 
@@ -23,8 +24,8 @@ main() {
     local wanted=$base group missing
     for group; do
         case $group in
-            test | vm) wanted+=" ${!group}" ;;
-            *) echo "usage: $0 [test] [vm]" >&2; exit 2 ;;
+            test | vm | bench) wanted+=" ${!group}" ;;
+            *) echo "usage: $0 [test] [vm] [bench]" >&2; exit 2 ;;
         esac
     done
     missing=$(missing_packages "$wanted")
