@@ -264,6 +264,7 @@ impl RuntimeService for Runtime {
     async fn exec_sync(&self, request: Request<pb::ExecSyncRequest>) -> Answer<pb::ExecSyncResponse> {
         let request = request.into_inner();
         let view = self.container(&request.container_id)?;
+        translate::container::check_words("cmd", &request.cmd).map_err(|refusal| refused(&refusal))?;
         let timeout = match u64::try_from(request.timeout) {
             Ok(0) => None,
             Ok(seconds) => Some(Duration::from_secs(seconds)),

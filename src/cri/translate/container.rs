@@ -19,11 +19,8 @@ pub fn config(message: Option<&pb::ContainerConfig>, sandbox: &Namespaces) -> Re
     }
     let linux = message.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
-    for (field, words) in [("command", &message.command), ("args", &message.args)] {
-        for (index, word) in words.iter().enumerate() {
-            super::no_nul(&format!("{field}[{index}]"), word)?;
-        }
-    }
+    check_words("command", &message.command)?;
+    check_words("args", &message.args)?;
     Ok(ContainerConfig {
         name: super::name("metadata.name", &metadata.name)?,
         attempt: metadata.attempt,
@@ -49,6 +46,12 @@ pub fn config(message: Option<&pb::ContainerConfig>, sandbox: &Namespaces) -> Re
         security: super::security::security("linux.security_context", &security, sandbox)?,
         stop_signal: stop_signal(message.stop_signal)?,
     })
+}
+
+/// No word of a command line can hold a zero byte: the kernel would take it for the word's end.
+pub fn check_words(field: &str, words: &[String]) -> Result<(), Refusal> {
+    let mut words = words.iter().enumerate();
+    words.try_for_each(|(index, word)| super::no_nul(&format!("{field}[{index}]"), word))
 }
 
 fn image_request(image: &pb::ImageSpec) -> Result<ImageRequest, Refusal> {

@@ -1,0 +1,17 @@
+//! berth's CRI, held against what kubelets and crictl rely on: the real daemon with its own containerd, on a real
+//! kernel. Wants root.
+
+// clippy.toml allows it in test functions; their helpers are outside of those.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod client;
+mod face;
+mod mounts;
+mod namespaces;
+mod process;
+mod resources;
+mod sandboxes;
+mod security;
