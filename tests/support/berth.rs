@@ -17,6 +17,12 @@ use tonic::transport::{Channel, Endpoint, Uri};
 /// The image that every test can use: busybox, its applets at /bin.
 pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
 
+/// The program under test: cargo's, or the one that `BERTH_TEST_BINARY` names, a release build say.
+pub fn binary() -> PathBuf {
+    let named = std::env::var_os("BERTH_TEST_BINARY");
+    named.map_or_else(|| env!("CARGO_BIN_EXE_berth").into(), PathBuf::from)
+}
+
 /// A running daemon, or one that was killed and can be started again.
 pub struct Berth {
     pub dir: TempDir,
@@ -69,7 +75,7 @@ impl Berth {
             .create(true)
             .open(self.path("berth.log"))
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        let mut command = Command::new(binary());
         command
             .arg("serve")
             .arg("--config")
@@ -166,7 +172,7 @@ impl Berth {
 
     /// Runs `berth` as a client of this daemon.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        let mut command = Command::new(binary());
         command
             .arg("--socket")
             .arg(self.socket())

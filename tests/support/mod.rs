@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// A containerd without its CRI plugin.
+/// A containerd of the test's own.
 pub struct Containerd {
     child: Child,
     dir: TempDir,
@@ -32,10 +32,19 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and waits until it answers.
     pub fn start() -> Self {
+        Self::without(&["io.containerd.grpc.v1.cri"])
+    }
+
+    /// One that has a CRI plugin, as distributions configure it.
+    pub fn with_cri_plugin() -> Self {
+        Self::without(&[])
+    }
+
+    fn without(plugins: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = {plugins:?}\n\
              [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
             at("root"),
             at("state"),
