@@ -42,6 +42,14 @@ impl House {
         self.pod_of(pod_config(name)).await
     }
 
+    /// A sandbox that may have privileged containers.
+    pub async fn privileged_pod(&self, name: &str) -> Pod {
+        let mut config = pod_config(name);
+        let linux = config.linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().privileged = true;
+        self.pod_of(config).await
+    }
+
     pub async fn pod_of(&self, config: pb::PodSandboxConfig) -> Pod {
         self.try_pod(config).await.unwrap()
     }
@@ -180,7 +188,13 @@ impl Pod {
             config: Some(config.clone()),
             sandbox_config: Some(self.config.clone()),
         };
-        let id = self.cri.clone().create_container(request).await?.into_inner().container_id;
+        let id = self
+            .cri
+            .clone()
+            .create_container(request)
+            .await?
+            .into_inner()
+            .container_id;
         let cri = self.cri.clone();
         let log = PathBuf::from(&self.config.log_directory).join(&config.log_path);
         Ok(Container { cri, id, log })
@@ -365,7 +379,10 @@ impl Container {
 pub async fn until(what: &str, mut is_true: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_true() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{what}: not within ten seconds");
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "{what}: not within ten seconds"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

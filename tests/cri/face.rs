@@ -21,12 +21,22 @@ async fn version_says_what_kubelets_insist_on() {
 #[tokio::test]
 async fn status_has_both_conditions_and_the_handlers_and_when_verbose_the_configuration() {
     let mut house = house().await;
-    let mut status = async |verbose| house.cri.status(pb::StatusRequest { verbose }).await.unwrap().into_inner();
+    let mut status = async |verbose| {
+        house
+            .cri
+            .status(pb::StatusRequest { verbose })
+            .await
+            .unwrap()
+            .into_inner()
+    };
     let brief = status(false).await;
     let conditions = brief.status.unwrap().conditions;
     for wanted in ["RuntimeReady", "NetworkReady"] {
         let condition = conditions.iter().find(|condition| condition.r#type == wanted);
-        assert!(condition.is_some_and(|condition| condition.status), "{wanted}: {conditions:?}");
+        assert!(
+            condition.is_some_and(|condition| condition.status),
+            "{wanted}: {conditions:?}"
+        );
     }
     let handlers: Vec<_> = brief.runtime_handlers.iter().map(|handler| &*handler.name).collect();
     assert_eq!(handlers, ["", "runc"]);
@@ -42,7 +52,12 @@ async fn status_has_both_conditions_and_the_handlers_and_when_verbose_the_config
 #[tokio::test]
 async fn the_cgroup_driver_is_told_and_a_pod_cidr_is_taken() {
     let mut house = house().await;
-    let config = house.cri.runtime_config(pb::RuntimeConfigRequest {}).await.unwrap().into_inner();
+    let config = house
+        .cri
+        .runtime_config(pb::RuntimeConfigRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(config.linux.unwrap().cgroup_driver(), pb::CgroupDriver::Cgroupfs);
     for pod_cidr in ["10.244.0.0/24", ""] {
         let network_config = Some(pb::NetworkConfig {
@@ -55,7 +70,11 @@ async fn the_cgroup_driver_is_told_and_a_pod_cidr_is_taken() {
             .await
             .unwrap();
     }
-    house.cri.update_runtime_config(pb::UpdateRuntimeConfigRequest::default()).await.unwrap();
+    house
+        .cri
+        .update_runtime_config(pb::UpdateRuntimeConfigRequest::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -7,11 +7,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cancel;
 mod client;
+mod daemon;
+mod exec;
 mod face;
+mod logs;
+mod memory;
 mod mounts;
 mod namespaces;
 mod process;
+mod refusals;
 mod resources;
+mod restart;
+mod rules;
 mod sandboxes;
 mod security;

@@ -45,7 +45,11 @@ async fn a_mount_shows_the_hosts_files_and_read_only_it_cannot_be_written() {
     ];
     let container = pod.start(config.clone()).await;
     let ended = container.ended().await;
-    assert_eq!((ended.code, &*ended.stdout), (0, &*"from the host\n".repeat(3)), "{ended:?}");
+    assert_eq!(
+        (ended.code, &*ended.stdout),
+        (0, &*"from the host\n".repeat(3)),
+        "{ended:?}"
+    );
     assert_eq!(fs::read_to_string(host.join("answer")).unwrap(), "back\n");
     assert_eq!(ended.status.mounts, config.mounts);
     pod.remove().await;
@@ -67,14 +71,16 @@ async fn mounts_that_cannot_be_are_refused_by_their_field() {
         ("mounts[0].container_path", bind(&host, "relative")),
         ("mounts[0].container_path", bind(&host, "")),
         ("mounts[0].recursive_read_only", recursive(false, PropagationPrivate)),
-        ("mounts[0].recursive_read_only", recursive(true, PropagationHostToContainer)),
-        ("mounts[0].recursive_read_only", recursive(true, PropagationBidirectional)),
+        (
+            "mounts[0].recursive_read_only",
+            recursive(true, PropagationHostToContainer),
+        ),
+        (
+            "mounts[0].recursive_read_only",
+            recursive(true, PropagationBidirectional),
+        ),
     ];
-    // Propagation needs a host directory that takes part in it.
-    on(&host, |path| {
-        mount(Some(path), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-        mount(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
-    });
+    share(&host);
     for (field, mount) in cases {
         let mut config = shell("c", "true");
         config.mounts = vec![mount.clone()];
@@ -87,16 +93,20 @@ async fn mounts_that_cannot_be_are_refused_by_their_field() {
     pod.remove().await;
 }
 
-fn on(path: &Path, act: impl FnOnce(&Path)) {
-    act(path);
+/// Makes a directory of the host a shared mount, so that mounts in it can propagate.
+fn share(path: &Path) {
+    mount(Some(path), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    mount(None::<&str>, path, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
 }
 
 #[tokio::test]
 async fn mounts_propagate_as_far_as_asked() {
     let house = house().await;
-    let (host, pod) = (directory(&house, "propagation"), house.pod("propagation").await);
-    mount(Some(&host), &host, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-    mount(None::<&str>, &host, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    let (host, pod) = (
+        directory(&house, "propagation"),
+        house.privileged_pod("propagation").await,
+    );
+    share(&host);
     for directory in ["from-host", "from-private", "from-slave", "from-shared"] {
         fs::create_dir(host.join(directory)).unwrap();
     }
@@ -112,7 +122,9 @@ async fn mounts_propagate_as_far_as_asked() {
         volume.set_propagation(propagation);
         config.mounts = vec![volume];
         let container = pod.start(config).await;
-        container.sh(&format!("mount -t tmpfs tmpfs /v/from-{name}; touch /v/from-{name}/x")).await;
+        container
+            .sh(&format!("mount -t tmpfs tmpfs /v/from-{name}; touch /v/from-{name}/x"))
+            .await;
         containers.push(container);
     }
     let inside = host.join("from-host");
@@ -137,17 +149,22 @@ async fn mounts_propagate_as_far_as_asked() {
 #[tokio::test]
 async fn devices_are_there_with_the_access_asked_for_and_no_others() {
     let house = house().await;
-    let pod = house.pod("devices").await;
+    let pod = house.privileged_pod("devices").await;
     let device = |host: &str, container: &str, permissions: &str| pb::Device {
         host_path: host.to_owned(),
         container_path: container.to_owned(),
         permissions: permissions.to_owned(),
     };
-    let mut config = shell("c", "head -c 3 /dev/nought | wc -c; ! echo x 2>&- > /dev/nought; ls /dev");
+    let mut config = shell(
+        "c",
+        "head -c 3 /dev/nought | wc -c; ! echo x 2>&- > /dev/nought; ls /dev",
+    );
     config.devices = vec![device("/dev/zero", "/dev/nought", "r")];
     let text = pod.succeed(config).await;
     assert!(text.starts_with("3\n"), "{text}");
-    for standard in ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "shm", "stdin", "fd"] {
+    for standard in [
+        "null", "zero", "full", "random", "urandom", "tty", "ptmx", "shm", "stdin", "fd",
+    ] {
         assert!(text.lines().any(|line| line == standard), "{standard}: {text}");
     }
     assert!(!text.contains("kmsg"), "{text}");
@@ -165,8 +182,14 @@ async fn devices_are_there_with_the_access_asked_for_and_no_others() {
     let mut privileged = shell("privileged", "ls /dev");
     privileged.security().privileged = true;
     let all = pod.succeed(privileged).await;
-    let host: Vec<_> = ["kmsg", "fuse"].into_iter().filter(|name| Path::new("/dev").join(name).exists()).collect();
-    assert!(host.iter().all(|name| all.lines().any(|line| line == *name)), "{host:?}: {all}");
+    let host: Vec<_> = ["kmsg", "fuse"]
+        .into_iter()
+        .filter(|name| Path::new("/dev").join(name).exists())
+        .collect();
+    assert!(
+        host.iter().all(|name| all.lines().any(|line| line == *name)),
+        "{host:?}: {all}"
+    );
     pod.remove().await;
 }
 
@@ -174,7 +197,10 @@ async fn devices_are_there_with_the_access_asked_for_and_no_others() {
 async fn a_read_only_root_is_so_but_for_its_mounts_and_shared_memory() {
     let house = house().await;
     let (host, pod) = (directory(&house, "read-only-root"), house.pod("read-only-root").await);
-    let mut config = shell("c", "touch /v/x /dev/shm/x; for d in / /tmp /etc/hosts; do touch $d/y 2>&1; done; true");
+    let mut config = shell(
+        "c",
+        "touch /v/x /dev/shm/x; for d in / /tmp /etc/hosts; do touch $d/y 2>&1; done; true",
+    );
     config.security().readonly_rootfs = true;
     config.mounts = vec![bind(&host, "/v")];
     let text = pod.succeed(config).await;
@@ -188,9 +214,14 @@ async fn a_read_only_root_is_so_but_for_its_mounts_and_shared_memory() {
 async fn masked_paths_are_empty_and_read_only_paths_read_only() {
     let house = house().await;
     let pod = house.pod("masked").await;
-    let mut config = shell("c", "cat /etc/passwd /proc/kallsyms | wc -c; ls /root | wc -l; touch /var/x 2>&1; true");
+    let mut config = shell(
+        "c",
+        "cat /etc/passwd /proc/kallsyms | wc -c; ls /root | wc -l; touch /var/x 2>&1; true",
+    );
     let security = config.security();
-    security.masked_paths = ["/etc/passwd", "/proc/kallsyms", "/root", "/not/there"].map(str::to_owned).to_vec();
+    security.masked_paths = ["/etc/passwd", "/proc/kallsyms", "/root", "/not/there"]
+        .map(str::to_owned)
+        .to_vec();
     security.readonly_paths = ["/var", "/also/not/there"].map(str::to_owned).to_vec();
     let text = pod.succeed(config).await;
     assert!(text.starts_with("0\n0\n"), "{text}");

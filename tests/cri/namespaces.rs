@@ -50,8 +50,14 @@ async fn a_pod_of_the_node_has_the_nodes_network_ipc_pids_and_host_name() {
     }
     assert_eq!(pod.ip().await, "");
     let node = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    assert_eq!(container.sh("hostname; cat /etc/hostname").await, format!("{node}{node}"));
-    assert_eq!(container.sh("cat /etc/hosts").await, fs::read_to_string("/etc/hosts").unwrap());
+    assert_eq!(
+        container.sh("hostname; cat /etc/hostname").await,
+        format!("{node}{node}")
+    );
+    assert_eq!(
+        container.sh("cat /etc/hosts").await,
+        fs::read_to_string("/etc/hosts").unwrap()
+    );
     pod.remove().await;
 }
 
@@ -71,18 +77,32 @@ async fn a_shared_pid_namespace_has_a_holder_that_reaps_and_no_other_pod_has_one
     assert_eq!(namespace(one, "pid"), namespace(two, "pid"));
     assert_ne!(namespace(one, "pid"), namespace("self", "pid"));
     let seen = idle.sh("ps -o pid,comm").await;
-    let first = seen.lines().find(|line| line.trim_start().starts_with("1 ")).unwrap_or_default();
+    let first = seen
+        .lines()
+        .find(|line| line.trim_start().starts_with("1 "))
+        .unwrap_or_default();
     assert!(first.ends_with("holder"), "{seen}");
     // The orphan's parent is pid 1 of the namespace, which must not leave it a zombie.
     let gone = async || !idle.sh("ps -o ppid,stat,args").await.contains("sleep 0.2");
     let begin = std::time::Instant::now();
     while !gone().await {
-        assert!(begin.elapsed().as_secs() < 10, "{}", idle.sh("ps -o ppid,stat,args").await);
+        assert!(
+            begin.elapsed().as_secs() < 10,
+            "{}",
+            idle.sh("ps -o ppid,stat,args").await
+        );
     }
     let zombies = idle.sh("ps -o stat,comm").await;
-    assert!(!zombies.lines().any(|line| line.trim_start().starts_with('Z')), "{zombies}");
-    // One that wants to be apart can be.
-    let apart = pod.idle("apart").await.pid().await;
+    assert!(
+        !zombies.lines().any(|line| line.trim_start().starts_with('Z')),
+        "{zombies}"
+    );
+    // One that says nothing has its sandbox's; one that wants to be apart can be.
+    let silent = pod.idle("silent").await.pid().await;
+    assert_eq!(namespace(silent, "pid"), namespace(one, "pid"));
+    let mut apart = container_config("apart", &["sleep", "1000000"]);
+    apart.namespaces().set_pid(Container);
+    let apart = pod.start(apart).await.pid().await;
     assert_ne!(namespace(apart, "pid"), namespace(one, "pid"));
     pod.remove().await;
 }
@@ -91,10 +111,20 @@ async fn a_shared_pid_namespace_has_a_holder_that_reaps_and_no_other_pod_has_one
 async fn a_pod_without_shared_pids_has_no_process_but_its_containers() {
     let house = house().await;
     let pod = house.pod("no-pause").await;
-    let pods: BTreeSet<_> = house.berth.cgroups().iter().flat_map(|cgroup| processes(cgroup, &pod.id)).collect();
+    let pods: BTreeSet<_> = house
+        .berth
+        .cgroups()
+        .iter()
+        .flat_map(|cgroup| processes(cgroup, &pod.id))
+        .collect();
     assert_eq!(pods, BTreeSet::new(), "before its first container");
     let pid = pod.idle("c").await.pid().await;
-    let pods: BTreeSet<_> = house.berth.cgroups().iter().flat_map(|cgroup| processes(cgroup, &pod.id)).collect();
+    let pods: BTreeSet<_> = house
+        .berth
+        .cgroups()
+        .iter()
+        .flat_map(|cgroup| processes(cgroup, &pod.id))
+        .collect();
     assert_eq!(pods, BTreeSet::from([pid.to_string()]));
     pod.remove().await;
 }
@@ -145,7 +175,10 @@ async fn host_name_resolver_and_hosts_file_are_the_pods() {
     });
     let pod = house.pod_of(config).await;
     let container = pod.idle("c").await;
-    assert_eq!(container.sh("hostname; cat /etc/hostname; echo $HOSTNAME").await, "ship\nship\nship\n");
+    assert_eq!(
+        container.sh("hostname; cat /etc/hostname; echo $HOSTNAME").await,
+        "ship\nship\nship\n"
+    );
     let resolv = "search a.local b.local\nnameserver 10.0.0.10\nnameserver 10.0.0.11\noptions ndots:5\n";
     assert_eq!(container.sh("cat /etc/resolv.conf").await, resolv);
     let hosts = container.sh("cat /etc/hosts").await;
@@ -169,9 +202,15 @@ async fn shared_memory_is_the_pods_and_64_mebibytes() {
     let pod = house.pod("shm").await;
     let one = pod.idle("one").await;
     one.sh("echo hello > /dev/shm/x").await;
-    let other = pod.sh("other", "cat /dev/shm/x; df -k /dev/shm | tail -1; stat -c %a /dev/shm").await;
+    let other = pod
+        .sh("other", "cat /dev/shm/x; df -k /dev/shm | tail -1; stat -c %a /dev/shm")
+        .await;
     let words: Vec<_> = other.split_whitespace().collect();
-    assert_eq!((words[0], words[2], *words.last().unwrap()), ("hello", "65536", "1777"), "{other}");
+    assert_eq!(
+        (words[0], words[2], *words.last().unwrap()),
+        ("hello", "65536", "1777"),
+        "{other}"
+    );
     pod.remove().await;
 }
 
@@ -179,7 +218,10 @@ async fn shared_memory_is_the_pods_and_64_mebibytes() {
 async fn sysctls_are_set_in_the_pods_namespaces_alone() {
     let house = house().await;
     let read = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap();
-    let before = (read("net/ipv4/ip_unprivileged_port_start"), read("kernel/shm_rmid_forced"));
+    let before = (
+        read("net/ipv4/ip_unprivileged_port_start"),
+        read("kernel/shm_rmid_forced"),
+    );
     let mut config = pod_config("sysctls");
     config.linux.get_or_insert_default().sysctls = HashMap::from([
         ("net.ipv4.ip_unprivileged_port_start".to_owned(), "80".to_owned()),
@@ -193,7 +235,10 @@ async fn sysctls_are_set_in_the_pods_namespaces_alone() {
     // As somebody who may not bind to port 80 elsewhere.
     show.security().run_as_user = Some(pb::Int64Value { value: 1000 });
     assert_eq!(pod.succeed(show).await, "80\n1\n");
-    let after = (read("net/ipv4/ip_unprivileged_port_start"), read("kernel/shm_rmid_forced"));
+    let after = (
+        read("net/ipv4/ip_unprivileged_port_start"),
+        read("kernel/shm_rmid_forced"),
+    );
     assert_eq!(before, after);
     pod.remove().await;
 
@@ -237,7 +282,10 @@ async fn a_pod_reaches_another_and_the_host_reaches_both() {
     let ask = format!("for i in $(seq 50); do nc {ip} 8080 </dev/null && exit; sleep 0.1; done; exit 1");
     assert_eq!(client.sh("c", &ask).await, "hi from the pod\n");
     let address: std::net::SocketAddr = format!("{ip}:8080").parse().unwrap();
-    until("the host reaches the pod", || std::net::TcpStream::connect(address).is_ok()).await;
+    until("the host reaches the pod", || {
+        std::net::TcpStream::connect(address).is_ok()
+    })
+    .await;
     server.remove().await;
     client.remove().await;
 }

@@ -20,7 +20,10 @@ async fn a_container_is_created_then_runs_then_has_ended() {
     assert_eq!(created.state(), pb::ContainerState::ContainerCreated);
     assert_eq!((created.started_at, created.finished_at), (0, 0));
     assert_eq!(created.metadata, config.metadata);
-    assert_eq!((&created.labels, &created.annotations), (&config.labels, &config.annotations));
+    assert_eq!(
+        (&created.labels, &created.annotations),
+        (&config.labels, &config.annotations)
+    );
     assert_eq!(created.image, config.image);
     assert_eq!(created.log_path, container.log.display().to_string());
     assert!(created.image_id.starts_with("sha256:"), "{created:?}");
@@ -46,7 +49,12 @@ async fn the_exit_code_is_the_processs_or_128_and_its_signal() {
         ("good", "exit 0", 0, "Completed"),
         ("bad", "exit 255", 255, "Error"),
         ("term", "sh -c 'kill -TERM $$' & wait $!", 143, "Error"),
-        ("segv", "exec sh -c 'ulimit -c 0; kill -SEGV $PPID; exit 11'", 11, "Error"),
+        (
+            "segv",
+            "exec sh -c 'ulimit -c 0; kill -SEGV $PPID; exit 11'",
+            11,
+            "Error",
+        ),
     ] {
         let ended = pod.run(shell(name, line)).await;
         assert_eq!((ended.code, &*ended.status.reason), (code, reason), "{name}");
@@ -113,7 +121,9 @@ async fn a_stop_sends_the_signal_waits_out_the_grace_and_then_kills() {
     let mut usr1 = shell("own-signal", &trap("USR1"));
     usr1.set_stop_signal(pb::Signal::Sigusr1);
     let own = pod.start(usr1).await;
-    let deaf = pod.start(shell("deaf", "trap '' TERM; echo ready; while true; do sleep 1; done")).await;
+    let deaf = pod
+        .start(shell("deaf", "trap '' TERM; echo ready; while true; do sleep 1; done"))
+        .await;
     for container in [&polite, &own, &deaf] {
         container.says("ready").await;
     }
@@ -144,7 +154,9 @@ async fn a_stop_sends_the_signal_waits_out_the_grace_and_then_kills() {
 async fn a_stop_with_a_shorter_grace_overtakes_one_that_waits() {
     let house = house().await;
     let pod = house.pod("overtaken").await;
-    let deaf = pod.start(shell("c", "trap '' TERM; echo ready; while true; do sleep 1; done")).await;
+    let deaf = pod
+        .start(shell("c", "trap '' TERM; echo ready; while true; do sleep 1; done"))
+        .await;
     deaf.says("ready").await;
     let patient = tokio::spawn({
         let deaf = deaf.clone();
@@ -164,17 +176,22 @@ async fn a_stop_with_a_shorter_grace_overtakes_one_that_waits() {
 async fn users_and_groups_are_numbers_or_the_images_names() {
     let house = house().await;
     let pod = house.pod("users").await;
-    let show = |name: &str, set: &dyn Fn(&mut pb::LinuxContainerSecurityContext)| {
+    type Set<'a> = &'a dyn Fn(&mut pb::LinuxContainerSecurityContext);
+    let show = |name: &str, set: Set<'_>| {
         let mut config = shell(name, "id -u; id -g; id -G; cat /proc/self/cgroup > /dev/null");
         set(config.security());
         config
     };
     let number = |value| Some(pb::Int64Value { value });
-    let cases: [(&str, &dyn Fn(&mut pb::LinuxContainerSecurityContext), &str); 6] = [
+    let cases: [(&str, Set<'_>, &str); 6] = [
         ("image", &|_| (), "0 0 0"),
         ("number", &|context| context.run_as_user = number(33), "33 33 33"),
         ("unknown", &|context| context.run_as_user = number(4242), "4242 0 0"),
-        ("name", &|context| context.run_as_username = "www-data".into(), "33 33 33"),
+        (
+            "name",
+            &|context| context.run_as_username = "www-data".into(),
+            "33 33 33",
+        ),
         (
             "group",
             &|context| {
@@ -204,19 +221,34 @@ async fn users_and_groups_are_numbers_or_the_images_names() {
             context.set_supplemental_groups_policy(policy);
         }
     };
-    let merged = pod.succeed(show("merge", &member(pb::SupplementalGroupsPolicy::Merge))).await;
+    let merged = pod
+        .succeed(show("merge", &member(pb::SupplementalGroupsPolicy::Merge)))
+        .await;
     assert_eq!(merged.lines().last(), Some("1000 50000 60000"));
-    let strict = pod.start(show("strict", &member(pb::SupplementalGroupsPolicy::Strict))).await.ended().await;
+    let strict = pod
+        .start(show("strict", &member(pb::SupplementalGroupsPolicy::Strict)))
+        .await
+        .ended()
+        .await;
     assert_eq!(strict.stdout.lines().last(), Some("1000 60000"));
     let user = strict.status.user.unwrap().linux.unwrap();
-    assert_eq!((user.uid, user.gid, user.supplemental_groups), (1000, 1000, vec![1000, 60000]));
+    assert_eq!(
+        (user.uid, user.gid, user.supplemental_groups),
+        (1000, 1000, vec![1000, 60000])
+    );
 
-    let refusals: [(&str, &dyn Fn(&mut pb::LinuxContainerSecurityContext)); 5] = [
+    let refusals: [(&str, Set<'_>); 5] = [
         ("run_as_group", &|context| context.run_as_group = number(5)),
-        ("run_as_username", &|context| context.run_as_username = "nobody-here".into()),
+        ("run_as_username", &|context| {
+            context.run_as_username = "nobody-here".into()
+        }),
         ("run_as_user", &|context| context.run_as_user = number(-1)),
-        ("run_as_user", &|context| context.run_as_user = number(i64::from(u32::MAX))),
-        ("supplemental_groups[1]", &|context| context.supplemental_groups = vec![1, -1]),
+        ("run_as_user", &|context| {
+            context.run_as_user = number(i64::from(u32::MAX))
+        }),
+        ("supplemental_groups[1]", &|context| {
+            context.supplemental_groups = vec![1, -1]
+        }),
     ];
     for (field, set) in refusals {
         let refused = pod.try_create(show("refused", set)).await.err().unwrap();
@@ -238,32 +270,45 @@ async fn containers_are_listed_by_id_sandbox_state_and_labels() {
     let list = async |filter: pb::ContainerFilter| {
         let filter = Some(filter);
         let request = pb::ListContainersRequest { filter };
-        let rows = house.cri.clone().list_containers(request).await.unwrap().into_inner().containers;
+        let rows = house
+            .cri
+            .clone()
+            .list_containers(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .containers;
         rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
     };
     let labels = pb::ContainerFilter {
         label_selector: [("test".to_owned(), "lists".to_owned())].into(),
         ..pb::ContainerFilter::default()
     };
-    assert_eq!(list(labels.clone()).await, [a.id.clone(), b.id.clone()]);
+    assert_eq!(list(labels.clone()).await, [&*a.id, &*b.id]);
     let of_one = pb::ContainerFilter {
         pod_sandbox_id: one.id.clone(),
         ..pb::ContainerFilter::default()
     };
-    assert_eq!(list(of_one).await, [a.id.clone(), c.id.clone()]);
+    assert_eq!(list(of_one).await, [&*a.id, &*c.id]);
     let created = pb::ContainerFilter {
         state: Some(pb::ContainerStateValue {
             state: pb::ContainerState::ContainerCreated.into(),
         }),
         ..labels.clone()
     };
-    assert_eq!(list(created).await, [b.id.clone()]);
+    assert_eq!(list(created).await, [&*b.id]);
     let by_id = pb::ContainerFilter {
         id: a.id[..20].to_owned(),
         ..labels
     };
-    assert_eq!(list(by_id).await, [a.id.clone()]);
-    let all = house.cri.clone().list_containers(pb::ListContainersRequest::default()).await.unwrap().into_inner();
+    assert_eq!(list(by_id).await, [&*a.id]);
+    let all = house
+        .cri
+        .clone()
+        .list_containers(pb::ListContainersRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let row = all.containers.iter().find(|row| row.id == a.id).unwrap();
     assert_eq!(row.pod_sandbox_id, one.id);
     assert_eq!(row.image_id, a.status().await.image_id);

@@ -14,7 +14,10 @@ async fn cgroup_file(container: &Container, (controller, v1): (&str, &str), v2: 
     let membership = fs::read_to_string(format!("/proc/{}/cgroup", container.pid().await)).unwrap();
     let path = file(&membership, controller).map(|directory| directory.join(v1));
     let path = path.unwrap_or_else(|| unified(&membership).join(v2));
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+    fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .trim()
+        .to_owned()
 }
 
 /// A process's directory in the hierarchy of a v1 controller.
@@ -22,10 +25,18 @@ fn file(membership: &str, controller: &str) -> Option<PathBuf> {
     let of = |line: &str| {
         let mut parts = line.splitn(3, ':');
         let controllers = parts.nth(1)?;
-        controllers.split(',').any(|one| one == controller).then(|| parts.next())?.map(str::to_owned)
+        controllers
+            .split(',')
+            .any(|one| one == controller)
+            .then(|| parts.next())?
+            .map(str::to_owned)
     };
     let path = membership.lines().find_map(of)?;
-    Some(Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/')))
+    Some(
+        Path::new("/sys/fs/cgroup")
+            .join(controller)
+            .join(path.trim_start_matches('/')),
+    )
 }
 
 fn unified(membership: &str) -> PathBuf {
@@ -39,7 +50,12 @@ async fn update(container: &Container, linux: pb::LinuxContainerResources) -> Re
         linux: Some(linux),
         ..pb::UpdateContainerResourcesRequest::default()
     };
-    container.cri.clone().update_container_resources(request).await.map(drop)
+    container
+        .cri
+        .clone()
+        .update_container_resources(request)
+        .await
+        .map(drop)
 }
 
 const MIB: i64 = 1 << 20;
@@ -76,7 +92,11 @@ async fn limits_are_set_and_changed_while_the_container_runs() {
     assert_eq!(memory().await, (96 * MIB).to_string());
     if v1 {
         assert_eq!(cgroup_file(&container, ("cpu", "cpu.shares"), "").await, "1024");
-        assert_eq!(cgroup_file(&container, ("cpu", "cpu.cfs_quota_us"), "").await, "50000", "what was not named");
+        assert_eq!(
+            cgroup_file(&container, ("cpu", "cpu.cfs_quota_us"), "").await,
+            "50000",
+            "what was not named"
+        );
     }
     let told = container.status().await.resources.unwrap().linux.unwrap();
     let figures = (told.cpu_shares, told.cpu_quota, told.memory_limit_in_bytes);
@@ -140,7 +160,10 @@ async fn an_oom_score_that_berth_may_not_give_is_clamped() {
         let mut config = shell(name, "cat /proc/self/oom_score_adj");
         config.resources().oom_score_adj = asked;
         let got: i64 = pod.succeed(config).await.trim().parse().unwrap();
-        assert!(got == asked || (asked < 0 && (asked..=0).contains(&got)), "{name}: {got}");
+        assert!(
+            got == asked || (asked < 0 && (asked..=0).contains(&got)),
+            "{name}: {got}"
+        );
     }
     pod.remove().await;
 }
@@ -168,10 +191,16 @@ async fn a_cgroup_parent_of_the_callers_is_used_and_left_alone() {
     let pod = house.pod_of(config).await;
     let container = pod.idle("c").await;
     let membership = fs::read_to_string(format!("/proc/{}/cgroup", container.pid().await)).unwrap();
-    assert!(membership.contains(&format!(":/{name}/pod/{}", container.id)), "{membership}");
+    assert!(
+        membership.contains(&format!(":/{name}/pod/{}", container.id)),
+        "{membership}"
+    );
     pod.remove().await;
     let left: Vec<_> = parents.iter().map(|parent| parent.is_dir()).collect();
-    let children: Vec<_> = parents.iter().map(|parent| parent.join(&container.id).exists()).collect();
+    let children: Vec<_> = parents
+        .iter()
+        .map(|parent| parent.join(&container.id).exists())
+        .collect();
     // runc makes the path in every hierarchy; all of it is the caller's.
     for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
         let cgroup = hierarchy.path().join(&name);
@@ -194,7 +223,9 @@ async fn limits_that_no_kernel_takes_are_refused_by_their_field() {
         ("cpu_quota", |limits| limits.cpu_quota = -2),
         ("cpu_period", |limits| limits.cpu_period = -100),
         ("memory_limit_in_bytes", |limits| limits.memory_limit_in_bytes = -5),
-        ("memory_swap_limit_in_bytes", |limits| limits.memory_swap_limit_in_bytes = i64::MIN),
+        ("memory_swap_limit_in_bytes", |limits| {
+            limits.memory_swap_limit_in_bytes = i64::MIN
+        }),
         ("oom_score_adj", |limits| limits.oom_score_adj = 1001),
         ("oom_score_adj", |limits| limits.oom_score_adj = -1001),
     ];
@@ -206,7 +237,14 @@ async fn limits_that_no_kernel_takes_are_refused_by_their_field() {
         assert!(refused.message().contains(field), "{refused}");
     }
     let container = pod.create(shell("c", "true")).await;
-    let refused = update(&container, pb::LinuxContainerResources { cpu_shares: -1, ..Default::default() }).await;
+    let refused = update(
+        &container,
+        pb::LinuxContainerResources {
+            cpu_shares: -1,
+            ..Default::default()
+        },
+    )
+    .await;
     assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
     pod.remove().await;
 }

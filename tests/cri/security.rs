@@ -55,13 +55,25 @@ async fn capabilities_are_exact_in_every_set() {
     let cases = [
         ("default", None, same(DEFAULT)),
         ("drop-all", capability(&[], &["ALL"], &[]), same(0)),
-        ("add-one", capability(&["NET_ADMIN"], &[], &[]), same(DEFAULT | bit(NET_ADMIN))),
+        (
+            "add-one",
+            capability(&["NET_ADMIN"], &[], &[]),
+            same(DEFAULT | bit(NET_ADMIN)),
+        ),
         ("prefix-and-case", capability(&["cap_net_admin"], &["Chown"], &[]), {
             same((DEFAULT | bit(NET_ADMIN)) & !bit(CHOWN))
         }),
-        ("only-one", capability(&["NET_BIND_SERVICE"], &["ALL"], &[]), same(bit(NET_BIND_SERVICE))),
+        (
+            "only-one",
+            capability(&["NET_BIND_SERVICE"], &["ALL"], &[]),
+            same(bit(NET_BIND_SERVICE)),
+        ),
         ("add-all", capability(&["ALL"], &[], &[]), same(all())),
-        ("add-all-but-one", capability(&["ALL"], &["NET_ADMIN"], &[]), same(all() & !bit(NET_ADMIN))),
+        (
+            "add-all-but-one",
+            capability(&["ALL"], &["NET_ADMIN"], &[]),
+            same(all() & !bit(NET_ADMIN)),
+        ),
     ];
     for (name, asked, wanted) in cases {
         assert_eq!(sets(&pod, name, asked).await, wanted, "{name}");
@@ -78,7 +90,11 @@ async fn an_ambient_capability_reaches_a_user_who_is_not_root() {
     without.security().run_as_user = user;
     without.security().capabilities = capability(&["NET_BIND_SERVICE"], &["ALL"], &[]);
     let [effective, permitted, bounding, inheritable, ambient] = parse(&pod.succeed(without).await);
-    assert_eq!([effective, permitted, inheritable, ambient], [0; 4], "only root gains by a bounding set");
+    assert_eq!(
+        [effective, permitted, inheritable, ambient],
+        [0; 4],
+        "only root gains by a bounding set"
+    );
     assert_eq!(bounding, bit(NET_BIND_SERVICE));
     let mut with = shell("with", "cat /proc/self/status");
     with.security().run_as_user = user;
@@ -138,7 +154,7 @@ async fn no_new_privs_is_as_asked() {
 #[tokio::test]
 async fn a_privileged_container_has_everything_and_sees_sys_writable() {
     let house = house().await;
-    let pod = house.pod("privileged").await;
+    let pod = house.privileged_pod("privileged").await;
     let line = "cat /proc/self/status; grep ' /sys ' /proc/mounts; hostname changed-by-privileged && hostname";
     let mut config = shell("c", line);
     config.security().privileged = true;
@@ -146,15 +162,27 @@ async fn a_privileged_container_has_everything_and_sees_sys_writable() {
     assert_eq!(parse(&text), [all(), all(), all(), 0, 0]);
     assert!(text.contains("Seccomp:\t0"), "{text}");
     assert!(text.contains("sysfs rw,"), "{text}");
-    let usual = pod.run(shell("usual", "grep ' /sys ' /proc/mounts; hostname no-right-to")).await;
+    let usual = pod
+        .run(shell("usual", "grep ' /sys ' /proc/mounts; hostname no-right-to"))
+        .await;
     assert!(usual.stdout.contains("sysfs ro,"), "{usual:?}");
     assert_ne!(usual.code, 0);
+    pod.remove().await;
+    // Only a sandbox that was announced as privileged has such containers.
+    let pod = house.pod("unprivileged").await;
+    let mut config = shell("c", "true");
+    config.security().privileged = true;
+    let refused = pod.try_create(config).await.err().unwrap();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     pod.remove().await;
 }
 
 async fn filtered(pod: &Pod, name: &str, profile: pb::SecurityProfile) -> crate::client::Ended {
     // As root with all capabilities, so that nothing but the filter can be in the way.
-    let mut config = shell(name, "unshare -U true 2>&1; chmod 0 /tmp 2>&1; grep Seccomp: /proc/self/status");
+    let mut config = shell(
+        name,
+        "unshare -U true 2>&1; chmod 0 /tmp 2>&1; grep Seccomp: /proc/self/status",
+    );
     config.security().seccomp = Some(profile);
     pod.run(config).await
 }
@@ -172,14 +200,20 @@ async fn seccomp_filters_as_the_profile_says() {
     let house = house().await;
     let pod = house.pod("seccomp").await;
     let default = filtered(&pod, "default", profile(RuntimeDefault, "")).await;
-    assert!(default.stdout.contains("unshare: ") && default.stdout.contains("not permitted"), "{default:?}");
+    assert!(
+        default.stdout.contains("unshare: ") && default.stdout.contains("not permitted"),
+        "{default:?}"
+    );
     assert!(default.stdout.ends_with("Seccomp:\t2\n"), "{default:?}");
     let unconfined = filtered(&pod, "unconfined", profile(Unconfined, "")).await;
     assert_eq!(unconfined.stdout, "Seccomp:\t0\n");
 
     let path = write_profile(&house, "chmod.json", r#"["chmod", "fchmodat", "fchmodat2", "fchmod"]"#);
     let local = filtered(&pod, "local", profile(Localhost, &path)).await;
-    assert!(local.stdout.contains("chmod: ") && !local.stdout.contains("unshare: "), "{local:?}");
+    assert!(
+        local.stdout.contains("chmod: ") && !local.stdout.contains("unshare: "),
+        "{local:?}"
+    );
     assert!(local.stdout.ends_with("Seccomp:\t2\n"), "{local:?}");
 
     let missing = house.berth.path("profiles/missing.json").display().to_string();
