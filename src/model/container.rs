@@ -145,7 +145,8 @@ impl Exit {
             (false, _) => Reason::Error,
         };
         Self {
-            started_at,
+            // berth reads its clock when a start is answered; by then a short process may have ended.
+            started_at: started_at.min(finished_at),
             finished_at,
             code,
             reason,
@@ -163,5 +164,18 @@ impl Exit {
             reason: Reason::Unknown,
             message,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_container_ended_before_it_started() {
+        let exit = Exit::with_code(7, 5, 0, false);
+        assert_eq!((exit.started_at, exit.finished_at), (5, 5));
+        let exit = Exit::with_code(3, 5, 0, false);
+        assert_eq!((exit.started_at, exit.finished_at), (3, 5));
     }
 }
