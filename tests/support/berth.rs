@@ -272,22 +272,18 @@ impl Berth {
 
     /// The cgroups of this berth's pods.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
-        roots.extend(
-            names(Path::new("/sys/fs/cgroup"))
-                .into_iter()
-                .map(|name| Path::new("/sys/fs/cgroup").join(name)),
-        );
-        let ours = roots
-            .into_iter()
-            .map(|root| root.join(format!("berth-{}", self.instance())));
-        let pods = ours.flat_map(|root| {
-            names(&root)
-                .into_iter()
-                .map(move |name| root.join(name))
-                .collect::<Vec<_>>()
-        });
+        let roots = self.cgroup_roots().into_iter();
+        let pods = roots.flat_map(|root| names(&root).into_iter().map(move |name| root.join(name)));
         pods.filter(|path| path.is_dir()).collect()
+    }
+
+    /// The cgroup above those, in each hierarchy.
+    fn cgroup_roots(&self) -> Vec<PathBuf> {
+        let mount = Path::new("/sys/fs/cgroup");
+        let hierarchies = names(mount).into_iter().map(|name| mount.join(name));
+        let all = hierarchies.chain([mount.to_owned()]);
+        let ours = all.map(|hierarchy| hierarchy.join(format!("berth-{}", self.instance())));
+        ours.filter(|path| path.is_dir()).collect()
     }
 
     /// The shims of this berth's containerd: pid and command line.
@@ -347,8 +343,8 @@ impl Drop for Berth {
                 .ok();
             }
         }
-        for cgroup in self.cgroups() {
-            super::kill_cgroup(&cgroup);
+        if self.path("root").exists() {
+            self.cgroup_roots().iter().for_each(|root| super::kill_cgroup(root));
         }
         std::thread::sleep(Duration::from_millis(50));
         super::unmount_below(self.dir.path());
