@@ -26,6 +26,8 @@ use crate::containerd::{self, Client, RuncOptions, embedded};
 use crate::cri;
 use crate::image::{self, Images};
 use crate::manifest::Manifests;
+use crate::model::Id;
+use crate::model::sandbox::Owner;
 use crate::network::{self, Network};
 use crate::pod::paths::Paths;
 use crate::pod::{self, Pods};
@@ -251,7 +253,7 @@ impl House {
             pods: self.pods.clone(),
             info: info(config),
         };
-        let images = cri::ImageFace::new(self.images.clone(), snapshotters(config));
+        let images = cri::ImageFace::new(self.images.clone(), snapshotters(config), manifests_images(&self.pods));
         let runtime = RuntimeServiceServer::new(runtime).max_decoding_message_size(MAX_MESSAGE);
         let images = ImageServiceServer::new(images).max_decoding_message_size(MAX_MESSAGE);
         let router = Server::builder()
@@ -321,6 +323,22 @@ async fn stop_signal() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+/// The images of `berth run` pods, which CRI does not list.
+fn manifests_images(pods: &Pods) -> cri::InUse {
+    let pods = pods.clone();
+    Box::new(move || {
+        let ours = |id: &Id| {
+            pods.sandbox(id)
+                .is_ok_and(|sandbox| sandbox.record.owner == Owner::Manifest)
+        };
+        let containers = pods.containers().into_iter();
+        containers
+            .filter(|view| ours(&view.record.sandbox))
+            .map(|view| view.record.image_id)
+            .collect()
+    })
 }
 
 /// The snapshotter of each runtime handler.

@@ -5,13 +5,13 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use berth::api::images::ImagesFace;
 use berth::cli::image::{ImageArgs, run};
 use berth::containerd::Client;
-use berth::cri::ImageFace;
+use berth::cri::{ImageFace, InUse};
 use berth::image::{Images, Settings};
 use berth::proto::berth::images_server::ImagesServer;
 use berth::proto::runtime;
@@ -26,8 +26,12 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::Code;
 use tonic::transport::{Channel, Server};
 
-/// Serves both faces over one containerd until the test ends.
+/// Serves both faces over one containerd until the test ends. Pods unknown to CRI use no image.
 fn serve(containerd: &Containerd) -> PathBuf {
+    serve_with(containerd, Box::new(HashSet::new))
+}
+
+fn serve_with(containerd: &Containerd, in_use: InUse) -> PathBuf {
     let settings = Settings {
         certs_dirs: Vec::new(),
         ..Settings::default()
@@ -36,7 +40,11 @@ fn serve(containerd: &Containerd) -> PathBuf {
     let socket = containerd.scratch().join("berth.sock");
     let listener = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
     let server = Server::builder()
-        .add_service(ImageServiceServer::new(ImageFace::new(images.clone(), HashMap::new())))
+        .add_service(ImageServiceServer::new(ImageFace::new(
+            images.clone(),
+            HashMap::new(),
+            in_use,
+        )))
         .add_service(ImagesServer::new(ImagesFace::new(images)));
     tokio::spawn(server.serve_with_incoming(listener));
     socket
@@ -116,6 +124,38 @@ async fn cri_pulls_shows_lists_and_removes() {
         cri.remove_image(remove).await.unwrap();
     }
     assert_eq!(cri.list_images(filter("")).await.unwrap().into_inner().images, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_a_pod_unknown_to_cri_uses_is_pinned() {
+    let (containerd, registry) = (Containerd::start(), Registry::start());
+    let images = [b"1", b"2"].map(|content| Image::new(vec![Layer::new(Kind::Gzip, &[("a", content)])], &json!({})));
+    let used = images[0].id();
+    let socket = serve_with(&containerd, Box::new(move || HashSet::from([used.clone()])));
+    let mut cri = cri(&socket).await;
+    for (tag, image) in ["1", "2"].into_iter().zip(&images) {
+        registry.push("x", tag, image).await;
+        let pull = runtime::PullImageRequest {
+            image: spec(&format!("{}/x:{tag}", registry.host())),
+            ..runtime::PullImageRequest::default()
+        };
+        cri.pull_image(pull).await.unwrap();
+        let shown = cri
+            .image_status(status_of(&image.id()))
+            .await
+            .unwrap()
+            .into_inner()
+            .image
+            .unwrap();
+        assert_eq!(shown.pinned, tag == "1", "{shown:?}");
+    }
+    let listed = cri
+        .list_images(runtime::ListImagesRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .images;
+    assert_eq!(listed.iter().filter(|image| image.pinned).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

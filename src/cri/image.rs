@@ -1,6 +1,6 @@
 //! CRI's ImageService: each call translated, done, translated back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tonic::{Request, Response, Status};
 
@@ -16,11 +16,29 @@ pub struct ImageFace {
     images: Images,
     /// Runtime handlers whose containers are made on another snapshotter than the default.
     snapshotters: HashMap<String, String>,
+    in_use: InUse,
 }
 
+/// Tells the ids of the images that pods unknown to CRI use. A kubelet sees no container of theirs, so it must see the
+/// images as pinned, or it would collect them.
+pub type InUse = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
+
 impl ImageFace {
-    pub fn new(images: Images, snapshotters: HashMap<String, String>) -> Self {
-        Self { images, snapshotters }
+    pub fn new(images: Images, snapshotters: HashMap<String, String>, in_use: InUse) -> Self {
+        Self {
+            images,
+            snapshotters,
+            in_use,
+        }
+    }
+
+    fn messages<'a>(&self, images: impl IntoIterator<Item = &'a Image>) -> Vec<runtime::Image> {
+        let in_use = (self.in_use)();
+        let message = |image: &Image| runtime::Image {
+            pinned: image.pinned || in_use.contains(&image.id),
+            ..translate::image(image)
+        };
+        images.into_iter().map(message).collect()
     }
 
     async fn find(&self, spec: Option<runtime::ImageSpec>) -> Result<Option<Image>, Status> {
@@ -40,7 +58,7 @@ impl ImageService for ImageFace {
             Some(spec) => self.find(Some(spec)).await?.into_iter().collect(),
             None => self.images.list().await.map_err(|error| of_image(&error))?,
         };
-        let images = images.iter().map(translate::image).collect();
+        let images = self.messages(&images);
         Ok(Response::new(runtime::ListImagesResponse { images }))
     }
 
@@ -54,7 +72,7 @@ impl ImageService for ImageFace {
             Some(image) if request.verbose => HashMap::from([("info".to_owned(), translate::verbose(image))]),
             _ => HashMap::new(),
         };
-        let image = found.as_ref().map(translate::image);
+        let image = self.messages(&found).pop();
         Ok(Response::new(runtime::ImageStatusResponse { image, info }))
     }
 

@@ -6,6 +6,6 @@ mod runtime;
 mod status;
 mod translate;
 
-pub use image::ImageFace;
+pub use image::{ImageFace, InUse};
 pub use runtime::Runtime;
 pub use status::{of_image, refused, status};
