@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -103,15 +104,15 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let client = containerd(&config, embedded.as_ref()).await?;
     let house = House::build(&config, &instance, client.clone()).await?;
     house.images.end_leftovers().await.map_err(pod::Error::from)?;
+    // Below recovery already: whatever it needs may end at any moment.
+    let mut keepers = JoinSet::new();
+    if let Some(embedded) = embedded.clone() {
+        keepers.spawn(keep_containerd(embedded, client));
+    }
     house.pods.recover().await?;
     house.manifests.recover().await;
-    tokio::spawn({
-        let pods = house.pods.clone();
-        async move { pods.keep_pump().await }
-    });
-    if let Some(embedded) = embedded.clone() {
-        tokio::spawn(keep_containerd(embedded, client));
-    }
+    let pods = house.pods.clone();
+    keepers.spawn(async move { pods.keep_pump().await });
     let (down, mut go_down) = mpsc::channel(1);
     tracing::info!(socket = %config.socket.display(), instance, "berth serves");
     let asked = house.serve(&config, listener, down, &mut go_down).await?;
@@ -121,6 +122,8 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         tracing::info!("berth stops; its pods go on");
         return Ok(());
     };
+    // What is ended now must not be started again.
+    keepers.shutdown().await;
     let ended = house.down(embedded.as_ref()).await;
     reply.send(ended.as_ref().map(drop).map_err(ToString::to_string)).ok();
     // Lets the answer reach its client before the process, and with it the connection, is gone.
