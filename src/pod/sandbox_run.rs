@@ -73,7 +73,7 @@ impl Core {
         let claim = sandbox.claim.lock().await;
         if let Err(error) = self.record_sandbox(&sandbox).await {
             // Nothing is made yet but, at most, a lease and a record; recovery knows both by their labels.
-            let undone = self.forget_sandbox(&id).await;
+            let undone = self.until_containerd(|| self.forget_sandbox(&id)).await;
             self.registry.release(&name);
             return Err(with_undo(error, undone.map_err(Error::from)));
         }
