@@ -65,7 +65,9 @@ impl Pods {
         }
         core.load().await?;
         for container in core.registry.containers() {
-            core.recover_container(&container).await?;
+            if let Err(error) = core.recover_container(&container).await {
+                tracing::error!(id = ?container.id, %error, "cannot put a container right");
+            }
         }
         for sandbox in core.registry.sandboxes() {
             if let Err(error) = core.recover_sandbox(&sandbox).await {
@@ -106,7 +108,19 @@ impl Core {
             tracing::error!(?id, "left alone a container whose sandbox is not recorded");
             return Ok(());
         };
-        let action = decide(&container.state(), self.containerd.task(id).await?);
+        // Their readers died with the berth that began them, and a shim that waits for one answers nothing.
+        let _readers = self.exec_readers(id);
+        let state = container.state();
+        let task = match self.containerd.task(id).await {
+            // How it is will show; that it has ended must not be assumed.
+            Err(error) if error.is_shim_lost() && matches!(state, ContainerState::Running { .. }) => {
+                self.watch_exit(container);
+                return Ok(());
+            }
+            Err(_) => self.until_containerd(|| self.containerd.task(id)).await?,
+            Ok(task) => task,
+        };
+        let action = decide(&state, task);
         if action != Action::Keep {
             tracing::info!(?id, ?action, "recovering a container");
         }
@@ -130,14 +144,7 @@ impl Core {
                 Ok(())
             }
             Action::Finish(ended) => self.finish(container, ended).await,
-            Action::FinishUnrecorded(ended) => {
-                let state = ContainerState::Running {
-                    started_at: ended.at,
-                    pid: 0,
-                };
-                self.change_container(container, |record| record.state = state).await?;
-                self.finish(container, Some(ended)).await
-            }
+            Action::FinishUnrecorded(ended) => self.ended_unseen(container, ended).await,
             Action::Clear => self.finish(container, None).await,
         }
     }
@@ -155,8 +162,12 @@ impl Core {
                 self.stop_sandbox_of(sandbox).await
             }
             SandboxState::Ready(ready) => {
-                let holder_died =
-                    ready.holder.is_some() && !matches!(self.containerd.task(id).await?, Some(Task::Running { .. }));
+                // A shim that does not tell is no reason to kill a pod; how it is will show.
+                let holder_died = ready.holder.is_some()
+                    && matches!(
+                        self.containerd.task(id).await,
+                        Ok(None | Some(Task::Created { .. } | Task::Stopped(_)))
+                    );
                 if alive(&ready.pins) && !holder_died {
                     return Ok(());
                 }

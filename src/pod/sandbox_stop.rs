@@ -119,7 +119,7 @@ impl Core {
 
     async fn end_holder(&self, sandbox: &Sandbox) -> Result<(), Error> {
         let id = &sandbox.id;
-        if self.containerd.task(id).await?.is_none() {
+        if self.until_containerd(|| self.containerd.task(id)).await?.is_none() {
             return Ok(());
         }
         effect("sandbox.holder.kill", self.containerd.kill_task(id, Signal::KILL, true)).await?;
@@ -131,7 +131,8 @@ impl Core {
         })?
         .ok();
         let _others = sandbox.shim.read().await;
-        Ok(effect("sandbox.holder.delete", self.containerd.delete_task(id)).await?)
+        let delete = || effect("sandbox.holder.delete", self.containerd.delete_task(id));
+        Ok(self.until_containerd(delete).await?)
     }
 
     pub(super) async fn remove_cgroup(&self, path: String) -> Result<(), Error> {
