@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Error;
-use super::registry::Container;
+use super::registry::{Container, Sandbox};
 use super::sandbox_stop::remove_directory;
 use super::{Core, now};
 use crate::containerd::{Ended, Task};
 use crate::failpoint::effect;
 use crate::model::Id;
 use crate::model::container::{ContainerState, Exit};
+use crate::model::sandbox::SandboxState;
 use crate::sys;
 
 /// How long the rest of a container's output may take to reach its log after its end. It takes longer only when a
@@ -31,6 +32,21 @@ impl Core {
                 tokio::time::sleep(AGAIN).await;
                 if core.registry.container(&container.id).is_err() {
                     return;
+                }
+            }
+        });
+    }
+
+    /// Waits, in a task of the daemon's, for the end of the process that holds a pod's PID namespace. Without it the
+    /// kernel has killed all in that namespace and lets nobody in, so the sandbox is stopped.
+    pub(super) fn watch_holder(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+        let (core, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        tokio::spawn(async move {
+            core.wait_exit(&sandbox.id).await;
+            if let SandboxState::Ready(_) = sandbox.state() {
+                tracing::warn!(id = ?sandbox.id, "the holder of a pod's PID namespace ended; stopping the sandbox");
+                if let Err(error) = core.stop_sandbox_of(&sandbox).await {
+                    tracing::error!(id = ?sandbox.id, %error, "cannot stop a sandbox; it stays listed as not ready");
                 }
             }
         });

@@ -149,7 +149,7 @@ impl Core {
         }
     }
 
-    async fn recover_sandbox(&self, sandbox: &Sandbox) -> Result<(), Error> {
+    async fn recover_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
         let id = &sandbox.id;
         match sandbox.state() {
             SandboxState::Stopped => Ok(()),
@@ -169,6 +169,7 @@ impl Core {
                         Ok(None | Some(Task::Created { .. } | Task::Stopped(_)))
                     );
                 if alive(&ready.pins) && !holder_died {
+                    self.watch_ready(sandbox);
                     return Ok(());
                 }
                 tracing::warn!(?id, "the namespaces of a sandbox are gone (a reboot?); stopping it");

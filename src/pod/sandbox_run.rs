@@ -65,7 +65,7 @@ impl Core {
         )?)
     }
 
-    async fn run_sandbox(&self, record: SandboxRecord) -> Result<Id, Error> {
+    async fn run_sandbox(self: &Arc<Self>, record: SandboxRecord) -> Result<Id, Error> {
         let id = Id::random();
         let name = Name::Sandbox(record.config.name.clone());
         self.registry.reserve(&name, &id)?;
@@ -81,8 +81,18 @@ impl Core {
         let made = self.make_sandbox(&sandbox).await;
         drop(claim);
         match made {
-            Ok(()) => Ok(id),
+            Ok(()) => {
+                self.watch_ready(&sandbox);
+                Ok(id)
+            }
             Err(error) => Err(with_undo(error, self.remove_sandbox_of(&sandbox).await)),
+        }
+    }
+
+    /// Takes note when what a ready sandbox rests on ends.
+    pub(super) fn watch_ready(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+        if let SandboxState::Ready(Ready { holder: Some(_), .. }) = sandbox.state() {
+            self.watch_holder(sandbox);
         }
     }
 
