@@ -10,6 +10,7 @@ pub mod images;
 pub mod layers;
 pub mod leases;
 mod node;
+mod shims;
 mod snapshots;
 mod tasks;
 
@@ -22,6 +23,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
 pub use containers::{INSTANCE, New, Record, RuncOptions};
+pub use shims::Shim;
 pub use tasks::{Ended, Stdio, Task};
 
 /// No answer of containerd's may exceed this many bytes: a few thousand records with their specs.

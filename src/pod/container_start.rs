@@ -131,7 +131,7 @@ impl Core {
             self.until_containerd(record).await?;
             container.set_gone();
         }
-        Ok(())
+        Ok(self.dismiss_shim(sandbox).await?)
     }
 
     /// Records a start and an end that nobody saw, and clears the task away.
@@ -143,6 +143,26 @@ impl Core {
         let record = || self.change_container(container, |record| record.state = state.clone());
         self.until_containerd(record).await?;
         self.finish(container, Some(ended)).await
+    }
+
+    /// Ends the pod's shim if none of the pod's tasks is left: one that remained when a task's making was cut off.
+    pub(super) async fn dismiss_shim(&self, sandbox: &Sandbox) -> Result<(), containerd::Error> {
+        let _alone = sandbox.shim.write().await;
+        let Some(shim) = self.containerd.shim(&sandbox.id).await else {
+            return Ok(());
+        };
+        let containers = self.registry.containers_of(&sandbox.id).into_iter();
+        let tasks: Vec<_> = containers
+            .map(|container| container.id.clone())
+            .chain([sandbox.id.clone()])
+            .collect();
+        for task in &tasks {
+            if self.until_containerd(|| self.containerd.task(task)).await?.is_some() {
+                return Ok(());
+            }
+        }
+        shim.dismiss(&tasks).await;
+        Ok(())
     }
 
     /// Kills what is left of a task and deletes it.

@@ -170,7 +170,7 @@ impl Core {
                     );
                 if alive(&ready.pins) && !holder_died {
                     self.watch_ready(sandbox);
-                    return Ok(());
+                    return Ok(self.dismiss_shim(sandbox).await?);
                 }
                 tracing::warn!(?id, "the namespaces of a sandbox are gone (a reboot?); stopping it");
                 self.stop_sandbox_of(sandbox).await

@@ -89,9 +89,7 @@ impl Core {
         let id = &sandbox.id;
         let config = sandbox.record().config;
         let mut errors = Vec::new();
-        if holder {
-            errors.extend(self.end_holder(sandbox).await.err());
-        }
+        errors.extend(self.end_tasks(sandbox, holder).await.err());
         errors.extend(self.network.detach(id).await.err().map(Error::from));
         let pins = [self.paths.net_pin(id), self.paths.ipc_pin(id), self.paths.uts_pin(id)];
         let released = effect(
@@ -115,6 +113,16 @@ impl Core {
                 .err(),
         );
         Error::from_all(errors)
+    }
+
+    /// Ends what is left of a sandbox' processes once its containers have ended: its holder and its shim.
+    async fn end_tasks(&self, sandbox: &Sandbox, holder: bool) -> Result<(), Error> {
+        if holder {
+            self.end_holder(sandbox).await?;
+            let (id, config) = (&sandbox.id, sandbox.record().config);
+            self.kill_leftovers(&format!("{}/{id}", self.pod_cgroup(id, &config)));
+        }
+        Ok(self.dismiss_shim(sandbox).await?)
     }
 
     async fn end_holder(&self, sandbox: &Sandbox) -> Result<(), Error> {
