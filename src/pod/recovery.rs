@@ -86,12 +86,12 @@ impl Core {
         for (id, record) in records {
             match record {
                 Ok(Record::Sandbox(record)) => {
-                    self.registry.reserve(&Name::Sandbox(record.config.name.clone()), &id)?;
+                    self.take_name(&Name::Sandbox(record.config.name.clone()), &id);
                     self.registry.add_sandbox(Sandbox::new(id, record));
                     sandboxes += 1;
                 }
                 Ok(Record::Container(record)) => {
-                    self.registry.reserve(&container_name(&record), &id)?;
+                    self.take_name(&container_name(&record), &id);
                     self.registry.add_container(Container::new(id, record));
                     containers += 1;
                 }
@@ -100,6 +100,13 @@ impl Core {
         }
         tracing::info!(sandboxes, containers, "read the records");
         Ok(())
+    }
+
+    /// Two of one name (an undo that failed) are both listed, so that both can be removed.
+    fn take_name(&self, name: &Name, id: &Id) {
+        if let Err(error) = self.registry.reserve(name, id) {
+            tracing::warn!(?id, %error, "a second one of its name");
+        }
     }
 
     async fn recover_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
