@@ -110,16 +110,15 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let client = containerd(&config, embedded.as_ref()).await?;
     let house = House::build(&config, &instance, client.clone()).await?;
     house.images.end_leftovers().await.map_err(pod::Error::from)?;
-    house.pods.recover().await?;
-    house.manifests.recover().await;
+    // Below recovery already: whatever it needs may end at any moment.
     let mut keepers = JoinSet::new();
-    keepers.spawn({
-        let pods = house.pods.clone();
-        async move { pods.keep_pump().await }
-    });
     if let Some(embedded) = embedded.clone() {
         keepers.spawn(keep_containerd(embedded, client));
     }
+    house.pods.recover().await?;
+    house.manifests.recover().await;
+    let pods = house.pods.clone();
+    keepers.spawn(async move { pods.keep_pump().await });
     let (down, mut go_down) = mpsc::channel(1);
     tracing::info!(socket = %config.socket.display(), instance, "berth serves");
     let asked = house.serve(&config, listener, down, &mut go_down).await?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
 
 use super::{Client, Error as ContainerdError};
 use crate::sys;
@@ -194,11 +194,18 @@ impl Embedded {
 
     /// Returns when it is gone: its process ended, or nobody answers on its socket.
     pub async fn gone(&self) {
-        loop {
-            let answers = tokio::net::UnixStream::connect(self.address()).await;
-            let Ok(mut connection) = answers else { return };
-            // containerd closes a connection that says nothing after a while, and every one when it ends.
-            while matches!(connection.read(&mut [0; 64]).await, Ok(1..)) {}
+        let Ok(connection) = tokio::net::UnixStream::connect(self.address()).await else {
+            return;
+        };
+        let ended = listener(&connection).map(ended);
+        // A connection that stayed, saying nothing, would keep a containerd that is to end from ending.
+        drop(connection);
+        match ended {
+            Ok(ended) => drop(ended.await),
+            Err(error) => {
+                tracing::error!(%error, "cannot watch berth's own containerd");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         }
     }
 
@@ -219,6 +226,25 @@ impl Embedded {
             _ => Ok(()),
         }
     }
+}
+
+/// The process that listens at the other end.
+fn listener(connection: &tokio::net::UnixStream) -> io::Result<sys::process::Handle> {
+    let pid = connection.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+    sys::process::Handle::open(pid.ok_or_else(|| io::Error::other("its pid is not known here"))?)
+}
+
+/// Comes when the process has ended. It is waited for by a thread that nothing waits for.
+fn ended(process: sys::process::Handle) -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        if let Err(error) = process.wait() {
+            tracing::error!(%error, "cannot wait for the end of berth's own containerd");
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        sender.send(()).ok();
+    });
+    receiver
 }
 
 /// Whether berth runs as a service of systemd, which would end all processes of berth's unit with it.

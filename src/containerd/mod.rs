@@ -10,6 +10,7 @@ pub mod images;
 pub mod layers;
 pub mod leases;
 mod node;
+mod shims;
 mod snapshots;
 mod tasks;
 
@@ -22,6 +23,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
 pub use containers::{New, Record, RuncOptions};
+pub use shims::Shim;
 pub use tasks::{Ended, Stdio, Task};
 
 /// No answer of containerd's may exceed this many bytes: a few thousand records with their specs.
@@ -49,6 +51,9 @@ pub enum Error {
         address: PathBuf,
         message: String,
     },
+    /// The shim that would have done it has died, and containerd is about to notice, or it is stuck.
+    #[error("{what}: the task's shim does not answer")]
+    ShimLost { what: String },
     #[error("{what}: containerd answered: {message} ({code:?})")]
     Failed { what: String, code: Code, message: String },
     /// A record of ours in containerd that this berth cannot read.
@@ -59,6 +64,10 @@ pub enum Error {
 impl Error {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    pub fn is_shim_lost(&self) -> bool {
+        matches!(self, Self::ShimLost { .. })
     }
 
     pub fn is_unavailable(&self) -> bool {
@@ -133,6 +142,8 @@ impl Client {
         let what = what.into();
         let message = status.message().to_owned();
         match status.code() {
+            // The same words in every version, with one code or another.
+            _ if message.contains("ttrpc: closed") => Error::ShimLost { what },
             Code::NotFound => Error::NotFound { what },
             Code::AlreadyExists => Error::AlreadyExists { what },
             Code::Unavailable => Error::Unavailable {

@@ -110,13 +110,23 @@ impl Client {
 
     /// The state of a task; None when there is none.
     pub async fn task(&self, id: &Id) -> Result<Option<Task>, Error> {
+        self.process(id, "").await
+    }
+
+    async fn process(&self, id: &Id, exec_id: &str) -> Result<Option<Task>, Error> {
+        let what = || format!("look at the task of {id} {exec_id}").trim_end().to_owned();
         let request = self.request(GetRequest {
             container_id: id.to_string(),
-            exec_id: String::new(),
+            exec_id: exec_id.to_owned(),
         });
         match self.tasks().get(request).await {
-            Ok(answer) => Ok(answer.into_inner().process.and_then(|process| state(&process))),
-            Err(status) => match self.error(format!("look at the task of {id}"), &status) {
+            Ok(answer) => match answer.into_inner().process {
+                Some(process) => state(&process)
+                    .map(Some)
+                    .ok_or_else(|| Error::ShimLost { what: what() }),
+                None => Ok(None),
+            },
+            Err(status) => match self.error(what(), &status) {
                 error if error.is_not_found() => Ok(None),
                 error => Err(error),
             },
@@ -137,7 +147,8 @@ impl Client {
             .collect())
     }
 
-    /// Sends a signal to the task's first process, or to `all` of its container. One that has ended is fine.
+    /// Sends a signal to the task's first process, or to `all` of its container. One that has ended is fine, and so
+    /// is one whose shim has died: containerd kills it then.
     pub async fn kill_task(&self, id: &Id, signal: Signal, all: bool) -> Result<(), Error> {
         self.kill(id, String::new(), signal, all).await
     }
@@ -150,11 +161,13 @@ impl Client {
             all,
         };
         let answer = self.tasks().kill(self.request(request)).await;
-        gone_is_fine(
-            answer
-                .map(drop)
-                .map_err(|s| self.error(format!("send {signal} to the task of {id}"), &s)),
-        )
+        let answer = answer
+            .map(drop)
+            .map_err(|s| self.error(format!("send {signal} to the task of {id}"), &s));
+        match answer {
+            Err(error) if error.is_shim_lost() => Ok(()),
+            answer => gone_is_fine(answer),
+        }
     }
 
     /// Deletes an ended task and all that its shim keeps of it; none is fine.
@@ -232,14 +245,9 @@ impl Client {
         self.wait(id, exec_id.to_owned()).await
     }
 
-    pub async fn exec_pid(&self, id: &Id, exec_id: &str) -> Result<Option<u32>, Error> {
-        let request = self.request(GetRequest {
-            container_id: id.to_string(),
-            exec_id: exec_id.to_owned(),
-        });
-        let answer = self.tasks().get(request).await;
-        let answer = answer.map_err(|s| self.error(format!("look at a process in {id}"), &s))?;
-        Ok(answer.into_inner().process.map(|process| process.pid))
+    /// The state of a further process; None when there is none.
+    pub async fn exec(&self, id: &Id, exec_id: &str) -> Result<Option<Task>, Error> {
+        self.process(id, exec_id).await
     }
 
     pub async fn kill_exec(&self, id: &Id, exec_id: &str, signal: Signal) -> Result<(), Error> {
@@ -274,7 +282,7 @@ fn state(process: &types::v1::Process) -> Option<Task> {
         TaskStatus::Created => Some(Task::Created { pid: process.pid }),
         TaskStatus::Running | TaskStatus::Paused | TaskStatus::Pausing => Some(Task::Running { pid: process.pid }),
         TaskStatus::Stopped => Some(Task::Stopped(ended(process.exit_status, process.exited_at))),
-        // A shim that answers with no known state has nothing to tell; it is treated as no task.
+        // containerd's word for a shim that did not tell it within 2 s.
         TaskStatus::Unknown => None,
     }
 }

@@ -58,7 +58,7 @@ fn containerd_code(error: &containerd::Error) -> Code {
     match error {
         // Not the object the client asked about, but one that berth lost: a client must not take it for gone.
         containerd::Error::NotFound { .. } | containerd::Error::AlreadyExists { .. } => Code::Internal,
-        containerd::Error::Unavailable { .. } => Code::Unavailable,
+        containerd::Error::Unavailable { .. } | containerd::Error::ShimLost { .. } => Code::Unavailable,
         containerd::Error::Failed { message, .. } if message.contains("no space left on device") => {
             Code::ResourceExhausted
         }

@@ -80,13 +80,13 @@ impl Core {
         let pid = self.pid_namespace(sandbox, ready, &config)?;
         let chain_id = self.images.unpack(&image, &handler.snapshotter).await?;
         let owner = (self.settings.instance.as_str(), sandbox.id.as_str());
-        let rootfs = effect(
-            "container.snapshot",
-            self.containerd
-                .prepare_snapshot(owner, &handler.snapshotter, id, &chain_id),
-        )
-        .await?;
         let made = async {
+            let rootfs = effect(
+                "container.snapshot",
+                self.containerd
+                    .prepare_snapshot(owner, &handler.snapshotter, id, &chain_id),
+            )
+            .await?;
             let user = find_user(&config, &image, rootfs).await?;
             let cgroup = format!("{}/{id}", self.pod_cgroup(&sandbox.id, &sandbox_record.config));
             let namespaces = self.namespace_paths(&sandbox.id, &sandbox_record.config);
@@ -166,9 +166,11 @@ impl Core {
         Ok(Container::new(id.clone(), record))
     }
 
+    /// Also where containerd has gone away in the middle of it: what it made then is not listed anywhere here.
     async fn undo_create(&self, id: &Id, handler: &Handler) -> Result<(), containerd::Error> {
-        self.containerd.delete_record(id).await?;
-        self.containerd.remove_snapshot(&handler.snapshotter, id).await
+        self.until_containerd(|| self.containerd.delete_record(id)).await?;
+        self.until_containerd(|| self.containerd.remove_snapshot(&handler.snapshotter, id))
+            .await
     }
 
     async fn find_image(&self, config: &ContainerConfig) -> Result<Image, Error> {

@@ -34,6 +34,10 @@ impl Core {
         if self.registry.container(id).is_err() {
             return Ok(());
         }
+        // Where it could not be cleared away before.
+        if self.until_containerd(|| self.containerd.task(id)).await?.is_some() {
+            self.delete_task(&sandbox, id).await?;
+        }
         effect("container.directory", async {
             remove_directory(self.paths.container(id))
         })

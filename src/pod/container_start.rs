@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
@@ -13,13 +13,17 @@ use super::paths::Pipes;
 use super::registry::{Container, Sandbox};
 use super::sandbox_stop::remove_directory;
 use super::{Core, Pods, now};
-use crate::containerd::{self, Stdio, Task};
+use crate::containerd::{self, Ended, Stdio, Task};
 use crate::failpoint::effect;
 use crate::model::Id;
 use crate::model::container::{ContainerState, Exit, Reason};
 
 /// The exit code of a container that could not be started, as Kubernetes' other runtimes give it.
 const START_ERROR_CODE: i32 = 128;
+
+/// How long a shim may not answer: one waits up to 30 s for a reader of a process' output, and containerd takes a
+/// moment to notice that one has died.
+const SILENCE: Duration = Duration::from_secs(40);
 
 impl Pods {
     /// Starts a created container.
@@ -102,8 +106,8 @@ impl Core {
         Ok(())
     }
 
-    /// Finds out what a failed start left, and puts it right: a process that runs was started, whatever the client
-    /// was told; a task without one is deleted.
+    /// Finds out what a failed start left, and puts it right: a process that runs, or ran, was started, whatever the
+    /// client was told; a task without one is deleted.
     async fn settle_start(
         self: &Arc<Self>,
         sandbox: &Sandbox,
@@ -113,30 +117,51 @@ impl Core {
         let id = &container.id;
         match self.until_containerd(|| self.containerd.task(id)).await? {
             Some(Task::Running { pid }) => return self.running(container, now(), pid).await,
+            // containerd went away after the start; the container has ended since.
+            Some(Task::Stopped(ended)) if exit_of(error).is_none() => return self.ended_unseen(container, ended).await,
             Some(Task::Created { .. } | Task::Stopped(_)) => self.delete_task(sandbox, id).await?,
             None => {}
         }
+        self.kill_leftovers(&container.record().cgroup);
         self.close_log(id, Duration::ZERO).await;
         remove_directory(self.paths.container(id))?;
-        let Error::Start {
-            source: source @ containerd::Error::Failed { .. },
-            ..
-        } = error
-        else {
+        if let Some(exit) = exit_of(error) {
+            let record =
+                || self.change_container(container, |record| record.state = ContainerState::Exited(exit.clone()));
+            self.until_containerd(record).await?;
+            container.set_gone();
+        }
+        Ok(self.dismiss_shim(sandbox).await?)
+    }
+
+    /// Records a start and an end that nobody saw, and clears the task away.
+    pub(super) async fn ended_unseen(&self, container: &Container, ended: Ended) -> Result<(), Error> {
+        let state = ContainerState::Running {
+            started_at: ended.at,
+            pid: 0,
+        };
+        let record = || self.change_container(container, |record| record.state = state.clone());
+        self.until_containerd(record).await?;
+        self.finish(container, Some(ended)).await
+    }
+
+    /// Ends the pod's shim if none of the pod's tasks is left: one that remained when a task's making was cut off.
+    pub(super) async fn dismiss_shim(&self, sandbox: &Sandbox) -> Result<(), containerd::Error> {
+        let _alone = sandbox.shim.write().await;
+        let Some(shim) = self.containerd.shim(&sandbox.id).await else {
             return Ok(());
         };
-        let exit = Exit {
-            started_at: 0,
-            finished_at: now(),
-            code: START_ERROR_CODE,
-            reason: Reason::StartError,
-            message: source.to_string(),
-        };
-        self.until_containerd(|| {
-            self.change_container(container, |record| record.state = ContainerState::Exited(exit.clone()))
-        })
-        .await?;
-        container.set_gone();
+        let containers = self.registry.containers_of(&sandbox.id).into_iter();
+        let tasks: Vec<_> = containers
+            .map(|container| container.id.clone())
+            .chain([sandbox.id.clone()])
+            .collect();
+        for task in &tasks {
+            if self.until_containerd(|| self.containerd.task(task)).await?.is_some() {
+                return Ok(());
+            }
+        }
+        shim.dismiss(&tasks).await;
         Ok(())
     }
 
@@ -154,14 +179,23 @@ impl Core {
         Ok(())
     }
 
-    /// Does something with containerd again and again while it is not there.
+    /// Does something with containerd again and again while it is not there, or, for a while, a shim does not answer
+    /// it. Without containerd there is nothing else to be done: this is for what must be recorded or undone.
     pub(super) async fn until_containerd<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, containerd::Error>
     where
         F: Future<Output = Result<T, containerd::Error>>,
     {
         let mut pause = Duration::from_millis(20);
+        let mut silent_until = None;
         loop {
             match attempt().await {
+                Err(error) if error.is_shim_lost() => {
+                    let deadline = *silent_until.get_or_insert_with(|| Instant::now() + SILENCE);
+                    if Instant::now() > deadline {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(pause).await;
+                }
                 Err(error) if error.is_unavailable() => {
                     tracing::debug!(%error, "containerd is away; trying again");
                     tokio::time::sleep(pause).await;
@@ -170,6 +204,25 @@ impl Core {
                 other => return other,
             }
         }
+    }
+}
+
+/// How a container has ended whose start failed so. None: it has not; it can be started again.
+fn exit_of(error: &Error) -> Option<Exit> {
+    let Error::Start { source, .. } = error else {
+        return None;
+    };
+    match source {
+        containerd::Error::Failed { .. } => Some(Exit {
+            started_at: 0,
+            finished_at: now(),
+            code: START_ERROR_CODE,
+            reason: Reason::StartError,
+            message: source.to_string(),
+        }),
+        // Perhaps it ran.
+        containerd::Error::ShimLost { .. } => Some(Exit::unknown(0, now())),
+        _ => None,
     }
 }
 

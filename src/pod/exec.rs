@@ -18,7 +18,7 @@ use super::operation::owned;
 use super::paths::Pipes;
 use super::sandbox_stop::remove_directory;
 use super::{Core, Pods};
-use crate::containerd::Stdio;
+use crate::containerd::{Stdio, Task};
 use crate::model::container::ContainerState;
 use crate::model::{Id, Refusal, Signal};
 use crate::{oci, sys};
@@ -180,8 +180,10 @@ impl Core {
 
     /// Kills an exec and all that descend from it, and waits for its end.
     async fn kill_exec(&self, id: &Id, exec_id: &str) -> Result<(), Error> {
-        let pid = self.containerd.exec_pid(id, exec_id).await?;
-        let descendants = pid.map(sys::process::descendants).unwrap_or_default();
+        let descendants = match self.containerd.exec(id, exec_id).await? {
+            Some(Task::Running { pid }) => sys::process::descendants(pid),
+            _ => Vec::new(),
+        };
         self.containerd.kill_exec(id, exec_id, Signal::KILL).await?;
         descendants.into_iter().for_each(sys::process::kill);
         let died = tokio::time::timeout(super::container_stop::DEATH, self.containerd.wait_exec(id, exec_id)).await;
@@ -192,20 +194,51 @@ impl Core {
         Ok(())
     }
 
+    /// Opens what execs that an earlier berth left in a container write to. To be held while they are ended.
+    pub(super) fn exec_readers(&self, id: &Id) -> Vec<pipe::Receiver> {
+        let pipes = self
+            .execs_of(id)
+            .into_iter()
+            .map(|(_, directory)| Pipes::below(&directory));
+        let pipes = pipes.flat_map(|pipes| [pipes.stdout, pipes.stderr]);
+        pipes.filter_map(|pipe| open(&pipe).ok()).collect()
+    }
+
     /// Kills the execs that an earlier berth left in a container.
     pub(super) async fn end_execs(&self, id: &Id) -> Result<(), Error> {
-        let Ok(entries) = std::fs::read_dir(self.paths.execs(id)) else {
-            return Ok(());
-        };
-        for entry in entries.flatten() {
-            let exec_id = entry.file_name().to_string_lossy().into_owned();
-            if let Err(error) = self.kill_exec(id, &exec_id).await {
-                tracing::debug!(?id, exec_id, %error, "an exec of an earlier berth is gone already");
+        for (exec_id, directory) in self.execs_of(id) {
+            let ended = tokio::time::timeout(super::container_stop::DEATH, self.end_exec(id, &exec_id)).await;
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(?id, exec_id, %error, "cannot end an exec of an earlier berth"),
+                Err(_) => tracing::warn!(?id, exec_id, "an exec of an earlier berth does not end"),
             }
-            self.containerd.delete_exec(id, &exec_id).await.ok();
-            remove_directory(entry.path())?;
+            remove_directory(directory)?;
         }
         Ok(())
+    }
+
+    /// Ends an exec in whatever state: what is made but not started may be about to start still.
+    async fn end_exec(&self, id: &Id, exec_id: &str) -> Result<(), Error> {
+        while let Some(exec) = self.until_containerd(|| self.containerd.exec(id, exec_id)).await? {
+            if let Task::Running { pid } = exec {
+                let descendants = sys::process::descendants(pid);
+                self.containerd.kill_exec(id, exec_id, Signal::KILL).await?;
+                descendants.into_iter().for_each(sys::process::kill);
+            }
+            // Refused while it runs.
+            if self.containerd.delete_exec(id, exec_id).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The execs that have a directory: their ids, and it.
+    fn execs_of(&self, id: &Id) -> Vec<(String, PathBuf)> {
+        let entries = std::fs::read_dir(self.paths.execs(id)).into_iter().flatten().flatten();
+        let execs = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        execs.collect()
     }
 }
 

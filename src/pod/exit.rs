@@ -4,39 +4,63 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Error;
-use super::registry::Container;
+use super::registry::{Container, Sandbox};
 use super::sandbox_stop::remove_directory;
 use super::{Core, now};
 use crate::containerd::{Ended, Task};
 use crate::failpoint::effect;
+use crate::model::Id;
 use crate::model::container::{ContainerState, Exit};
+use crate::model::sandbox::SandboxState;
 use crate::sys;
 
 /// How long the rest of a container's output may take to reach its log after its end. It takes longer only when a
 /// process that outlived it holds the pipe, and the deletion of the task ends that.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// How long to wait before an end that could not be recorded or cleared away (a full disk?) is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
 impl Core {
     /// Waits for the end of a running container in a task of the daemon's.
     pub(super) fn watch_exit(self: &Arc<Self>, container: &Arc<Container>) {
         let (core, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
-            let ended = core.wait_exit(&container).await;
-            if let Err(error) = core.finish(&container, ended).await {
-                tracing::error!(id = ?container.id, %error, "cannot clear away an ended container");
+            let ended = core.wait_exit(&container.id).await;
+            while let Err(error) = core.finish(&container, ended).await {
+                tracing::error!(id = ?container.id, %error, "cannot clear away an ended container; trying again");
+                tokio::time::sleep(AGAIN).await;
+                if core.registry.container(&container.id).is_err() {
+                    return;
+                }
             }
         });
     }
 
-    /// How it ended; None when nobody can know any more.
-    async fn wait_exit(&self, container: &Container) -> Option<Ended> {
+    /// Waits, in a task of the daemon's, for the end of the process that holds a pod's PID namespace. Without it the
+    /// kernel has killed all in that namespace and lets nobody in, so the sandbox is stopped.
+    pub(super) fn watch_holder(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+        let (core, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        tokio::spawn(async move {
+            core.wait_exit(&sandbox.id).await;
+            if let SandboxState::Ready(_) = sandbox.state() {
+                tracing::warn!(id = ?sandbox.id, "the holder of a pod's PID namespace ended; stopping the sandbox");
+                if let Err(error) = core.stop_sandbox_of(&sandbox).await {
+                    tracing::error!(id = ?sandbox.id, %error, "cannot stop a sandbox; it stays listed as not ready");
+                }
+            }
+        });
+    }
+
+    /// How the task `id` ended; None when nobody can know any more.
+    async fn wait_exit(&self, id: &Id) -> Option<Ended> {
         loop {
-            match self.until_containerd(|| self.containerd.wait_task(&container.id)).await {
+            match self.until_containerd(|| self.containerd.wait_task(id)).await {
                 Ok(ended) => return Some(ended),
-                Err(error) => tracing::debug!(id = ?container.id, %error, "the wait for a container's end was cut off"),
+                Err(error) => tracing::debug!(?id, %error, "the wait for a container's end was cut off"),
             }
             // The shim may have died, or containerd may be about to notice; it knows soon.
-            match self.until_containerd(|| self.containerd.task(&container.id)).await {
+            match self.until_containerd(|| self.containerd.task(id)).await {
                 Ok(None) => return None,
                 Ok(Some(Task::Stopped(ended))) => return Some(ended),
                 Ok(Some(_)) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -79,7 +103,7 @@ impl Core {
     }
 
     /// Kills what a vanished shim may have left running.
-    fn kill_leftovers(&self, cgroup: &str) {
+    pub(super) fn kill_leftovers(&self, cgroup: &str) {
         for pid in self.settings.cgroups.pids(cgroup).unwrap_or_default() {
             tracing::warn!(pid, cgroup, "killing a process that a vanished shim left");
             sys::process::kill(pid.cast_unsigned());

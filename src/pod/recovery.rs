@@ -65,7 +65,9 @@ impl Pods {
         }
         core.load().await?;
         for container in core.registry.containers() {
-            core.recover_container(&container).await?;
+            if let Err(error) = core.recover_container(&container).await {
+                tracing::error!(id = ?container.id, %error, "cannot put a container right");
+            }
         }
         for sandbox in core.registry.sandboxes() {
             if let Err(error) = core.recover_sandbox(&sandbox).await {
@@ -84,12 +86,12 @@ impl Core {
         for (id, record) in records {
             match record {
                 Ok(Record::Sandbox(record)) => {
-                    self.registry.reserve(&Name::Sandbox(record.config.name.clone()), &id)?;
+                    self.take_name(&Name::Sandbox(record.config.name.clone()), &id);
                     self.registry.add_sandbox(Sandbox::new(id, record));
                     sandboxes += 1;
                 }
                 Ok(Record::Container(record)) => {
-                    self.registry.reserve(&container_name(&record), &id)?;
+                    self.take_name(&container_name(&record), &id);
                     self.registry.add_container(Container::new(id, record));
                     containers += 1;
                 }
@@ -100,13 +102,32 @@ impl Core {
         Ok(())
     }
 
+    /// Two of one name (an undo that failed) are both listed, so that both can be removed.
+    fn take_name(&self, name: &Name, id: &Id) {
+        if let Err(error) = self.registry.reserve(name, id) {
+            tracing::warn!(?id, %error, "a second one of its name");
+        }
+    }
+
     async fn recover_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Error> {
         let id = &container.id;
         let Ok(sandbox) = self.registry.sandbox(&container.record().sandbox) else {
             tracing::error!(?id, "left alone a container whose sandbox is not recorded");
             return Ok(());
         };
-        let action = decide(&container.state(), self.containerd.task(id).await?);
+        // Their readers died with the berth that began them, and a shim that waits for one answers nothing.
+        let _readers = self.exec_readers(id);
+        let state = container.state();
+        let task = match self.containerd.task(id).await {
+            // How it is will show; that it has ended must not be assumed.
+            Err(error) if error.is_shim_lost() && matches!(state, ContainerState::Running { .. }) => {
+                self.watch_exit(container);
+                return Ok(());
+            }
+            Err(_) => self.until_containerd(|| self.containerd.task(id)).await?,
+            Ok(task) => task,
+        };
+        let action = decide(&state, task);
         if action != Action::Keep {
             tracing::info!(?id, ?action, "recovering a container");
         }
@@ -130,19 +151,12 @@ impl Core {
                 Ok(())
             }
             Action::Finish(ended) => self.finish(container, ended).await,
-            Action::FinishUnrecorded(ended) => {
-                let state = ContainerState::Running {
-                    started_at: ended.at,
-                    pid: 0,
-                };
-                self.change_container(container, |record| record.state = state).await?;
-                self.finish(container, Some(ended)).await
-            }
+            Action::FinishUnrecorded(ended) => self.ended_unseen(container, ended).await,
             Action::Clear => self.finish(container, None).await,
         }
     }
 
-    async fn recover_sandbox(&self, sandbox: &Sandbox) -> Result<(), Error> {
+    async fn recover_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
         let id = &sandbox.id;
         match sandbox.state() {
             SandboxState::Stopped => Ok(()),
@@ -155,10 +169,15 @@ impl Core {
                 self.stop_sandbox_of(sandbox).await
             }
             SandboxState::Ready(ready) => {
-                let holder_died =
-                    ready.holder.is_some() && !matches!(self.containerd.task(id).await?, Some(Task::Running { .. }));
+                // A shim that does not tell is no reason to kill a pod; how it is will show.
+                let holder_died = ready.holder.is_some()
+                    && matches!(
+                        self.containerd.task(id).await,
+                        Ok(None | Some(Task::Created { .. } | Task::Stopped(_)))
+                    );
                 if alive(&ready.pins) && !holder_died {
-                    return Ok(());
+                    self.watch_ready(sandbox);
+                    return Ok(self.dismiss_shim(sandbox).await?);
                 }
                 tracing::warn!(?id, "the namespaces of a sandbox are gone (a reboot?); stopping it");
                 self.stop_sandbox_of(sandbox).await

@@ -47,6 +47,14 @@ struct Tables {
     names: HashMap<Name, Id>,
 }
 
+impl Tables {
+    fn free(&mut self, name: &Name, id: &Id) {
+        if self.names.get(name) == Some(id) {
+            self.names.remove(name);
+        }
+    }
+}
+
 /// What no two live things share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Name {
@@ -171,7 +179,9 @@ impl Registry {
 
     /// Every id in use, listed or about to be.
     pub fn ids(&self) -> HashSet<Id> {
-        self.tables().names.values().cloned().collect()
+        let tables = self.tables();
+        let listed = tables.sandboxes.keys().chain(tables.containers.keys());
+        tables.names.values().chain(listed).cloned().collect()
     }
 
     pub fn add_sandbox(&self, sandbox: Arc<Sandbox>) {
@@ -189,7 +199,7 @@ impl Registry {
         let name = Name::Sandbox(sandbox.record().config.name);
         let mut tables = self.tables();
         tables.sandboxes.remove(&sandbox.id);
-        tables.names.remove(&name);
+        tables.free(&name, &sandbox.id);
         drop(tables);
         self.announce();
     }
@@ -199,7 +209,7 @@ impl Registry {
         let name = container_name(&container.record());
         let mut tables = self.tables();
         tables.containers.remove(&container.id);
-        tables.names.remove(&name);
+        tables.free(&name, &container.id);
         drop(tables);
         self.announce();
     }

@@ -65,7 +65,7 @@ impl Core {
         )?)
     }
 
-    async fn run_sandbox(&self, record: SandboxRecord) -> Result<Id, Error> {
+    async fn run_sandbox(self: &Arc<Self>, record: SandboxRecord) -> Result<Id, Error> {
         let id = Id::random();
         let name = Name::Sandbox(record.config.name.clone());
         self.registry.reserve(&name, &id)?;
@@ -73,7 +73,7 @@ impl Core {
         let claim = sandbox.claim.lock().await;
         if let Err(error) = self.record_sandbox(&sandbox).await {
             // Nothing is made yet but, at most, a lease and a record; recovery knows both by their labels.
-            let undone = self.forget_sandbox(&id).await;
+            let undone = self.until_containerd(|| self.forget_sandbox(&id)).await;
             self.registry.release(&name);
             return Err(with_undo(error, undone.map_err(Error::from)));
         }
@@ -81,8 +81,18 @@ impl Core {
         let made = self.make_sandbox(&sandbox).await;
         drop(claim);
         match made {
-            Ok(()) => Ok(id),
+            Ok(()) => {
+                self.watch_ready(&sandbox);
+                Ok(id)
+            }
             Err(error) => Err(with_undo(error, self.remove_sandbox_of(&sandbox).await)),
+        }
+    }
+
+    /// Takes note when what a ready sandbox rests on ends.
+    pub(super) fn watch_ready(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
+        if let SandboxState::Ready(Ready { holder: Some(_), .. }) = sandbox.state() {
+            self.watch_holder(sandbox);
         }
     }
 

@@ -89,9 +89,7 @@ impl Core {
         let id = &sandbox.id;
         let config = sandbox.record().config;
         let mut errors = Vec::new();
-        if holder {
-            errors.extend(self.end_holder(sandbox).await.err());
-        }
+        errors.extend(self.end_tasks(sandbox, holder).await.err());
         errors.extend(self.network.detach(id).await.err().map(Error::from));
         let pins = [self.paths.net_pin(id), self.paths.ipc_pin(id), self.paths.uts_pin(id)];
         let released = effect(
@@ -117,9 +115,19 @@ impl Core {
         Error::from_all(errors)
     }
 
+    /// Ends what is left of a sandbox' processes once its containers have ended: its holder and its shim.
+    async fn end_tasks(&self, sandbox: &Sandbox, holder: bool) -> Result<(), Error> {
+        if holder {
+            self.end_holder(sandbox).await?;
+            let (id, config) = (&sandbox.id, sandbox.record().config);
+            self.kill_leftovers(&format!("{}/{id}", self.pod_cgroup(id, &config)));
+        }
+        Ok(self.dismiss_shim(sandbox).await?)
+    }
+
     async fn end_holder(&self, sandbox: &Sandbox) -> Result<(), Error> {
         let id = &sandbox.id;
-        if self.containerd.task(id).await?.is_none() {
+        if self.until_containerd(|| self.containerd.task(id)).await?.is_none() {
             return Ok(());
         }
         effect("sandbox.holder.kill", self.containerd.kill_task(id, Signal::KILL, true)).await?;
@@ -131,7 +139,8 @@ impl Core {
         })?
         .ok();
         let _others = sandbox.shim.read().await;
-        Ok(effect("sandbox.holder.delete", self.containerd.delete_task(id)).await?)
+        let delete = || effect("sandbox.holder.delete", self.containerd.delete_task(id));
+        Ok(self.until_containerd(delete).await?)
     }
 
     pub(super) async fn remove_cgroup(&self, path: String) -> Result<(), Error> {

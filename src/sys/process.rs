@@ -1,10 +1,13 @@
 //! Processes, by what /proc says of them (proc(5)).
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -54,6 +57,31 @@ fn pids() -> impl Iterator<Item = u32> {
 /// Sends SIGKILL. A process that is gone is fine.
 pub fn kill(pid: u32) {
     signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).ok();
+}
+
+/// One process for certain, whatever becomes of its pid (pidfd_open(2)).
+#[derive(Debug)]
+pub struct Handle(OwnedFd);
+
+impl Handle {
+    pub fn open(pid: u32) -> io::Result<Self> {
+        // SAFETY: the call reads no memory of ours.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = RawFd::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
+        // SAFETY: the kernel has just given it to us, close-on-exec, and nobody else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Blocks until the process has ended.
+    pub fn wait(&self) -> io::Result<()> {
+        let mut poll = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match nix::poll::poll(&mut poll, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                result => return result.map(|_| ()).map_err(io::Error::from),
+            }
+        }
+    }
 }
 
 /// Asks a process to end with SIGTERM and, when it has not after `grace`, makes it. Blocks until it is gone.

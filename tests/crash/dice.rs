@@ -28,4 +28,9 @@ impl Dice {
     pub fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.next() % (most - least + 1)
     }
+
+    /// Dice of somebody else's, which fall as they will whatever these do.
+    pub fn fork(&mut self) -> Self {
+        Self(self.next())
+    }
 }

@@ -47,6 +47,11 @@ impl Life {
         }
     }
 
+    /// The log of its container `name`.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+
     /// Lives. An error means that berth (or something below it) went away, or failed.
     pub async fn live(&mut self) -> Result<(), Status> {
         let alone = self.run_sandbox("alone", cri::NamespaceMode::Container).await?;
@@ -72,7 +77,7 @@ impl Life {
         self.remove_sandbox(&alone).await
     }
 
-    async fn run_sandbox(&mut self, name: &str, pid: cri::NamespaceMode) -> Result<String, Status> {
+    pub async fn run_sandbox(&mut self, name: &str, pid: cri::NamespaceMode) -> Result<String, Status> {
         let request = cri::RunPodSandboxRequest {
             config: Some(sandbox_config(name, pid, &self.logs)),
             runtime_handler: String::new(),
@@ -95,7 +100,7 @@ impl Life {
         Ok(found.id)
     }
 
-    async fn create(&mut self, sandbox: &str, name: &str, script: &str) -> Result<String, Status> {
+    pub async fn create(&mut self, sandbox: &str, name: &str, script: &str) -> Result<String, Status> {
         // What the sandbox has is repeated with each container; only its log directory matters here.
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
@@ -126,7 +131,7 @@ impl Life {
         self.call(Runtime::update_container_resources, request).await.map(drop)
     }
 
-    async fn start(&mut self, id: &str) -> Result<(), Status> {
+    pub async fn start(&mut self, id: &str) -> Result<(), Status> {
         let container_id = id.to_owned();
         let request = cri::StartContainerRequest { container_id };
         match self.call(Runtime::start_container, request).await {
@@ -148,14 +153,14 @@ impl Life {
     }
 
     async fn rotate_log(&mut self, id: &str, name: &str) -> Result<(), Status> {
-        let log = self.logs.join(format!("{name}.log"));
+        let log = self.log(name);
         fs::rename(&log, log.with_extension("log.1")).unwrap();
         let container_id = id.to_owned();
         let request = cri::ReopenContainerLogRequest { container_id };
         self.call(Runtime::reopen_container_log, request).await.map(drop)
     }
 
-    async fn stop(&mut self, id: &str) -> Result<(), Status> {
+    pub async fn stop(&mut self, id: &str) -> Result<(), Status> {
         let request = cri::StopContainerRequest {
             container_id: id.to_owned(),
             timeout: 10,
@@ -163,7 +168,7 @@ impl Life {
         self.call(Runtime::stop_container, request).await.map(drop)
     }
 
-    async fn expect_exit(&mut self, id: &str, code: i32) -> Result<(), Status> {
+    pub async fn expect_exit(&mut self, id: &str, code: i32) -> Result<(), Status> {
         let request = cri::ContainerStatusRequest {
             container_id: id.to_owned(),
             verbose: false,

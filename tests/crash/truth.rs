@@ -65,14 +65,24 @@ async fn lies(berth: &Berth, victim: Victim) -> Vec<String> {
         |sandboxes: &[cri::PodSandboxStatus]| -> BTreeSet<_> { sandboxes.iter().map(|it| it.id.clone()).collect() };
     let container_ids: BTreeSet<_> = containers.iter().map(|it| it.id.clone()).collect();
     let all = container_ids.union(&ids(&sandboxes)).cloned().collect();
-    compare(&mut lies, "tasks", &tasks, &held("task"));
+    // A sandbox whose stop or undoing needed containerd while it was away keeps what it has until it is removed.
+    let with_unready = |ids_now: &BTreeSet<String>| match victim {
+        Victim::Berth => ids_now.clone(),
+        Victim::Below => ids_now.union(&ids(&sandboxes)).cloned().collect(),
+    };
+    let may_have_tasks = with_unready(&tasks);
+    between(&mut lies, "tasks", (&tasks, &may_have_tasks), &held("task"));
     compare(&mut lies, "records", &all, &held("record"));
     compare(&mut lies, "snapshots", &container_ids, &held("snapshot"));
     compare(&mut lies, "leases", &ids(&sandboxes), &held("lease"));
-    let pods: BTreeSet<_> = tasks.iter().map(|id| pod_of(id, &containers)).collect();
+    // A shim whose first task was cut off while berth lived may wait for the pod's next one.
+    let (pods, most) = (
+        tasks.iter().map(|id| pod_of(id, &containers)).collect::<BTreeSet<_>>(),
+        sandboxes.len(),
+    );
     let shims = berth.shims();
-    if shims.len() != pods.len() {
-        lies.push(format!("shims of {} pods: {shims:?}", pods.len()));
+    if shims.len() < pods.len() || shims.len() > most {
+        lies.push(format!("shims of {} to {most} pods: {shims:?}", pods.len()));
     }
 
     // The kernel
@@ -100,29 +110,31 @@ async fn lies(berth: &Berth, victim: Victim) -> Vec<String> {
             lies.push(lie);
         }
     }
-    let ready_ids: BTreeSet<_> = ready.iter().map(|sandbox| sandbox.id.clone()).collect();
-    let pins = ready_ids
-        .iter()
-        .map(|id| format!("cni-{}", id.parse::<Id>().unwrap().uuid()))
-        .collect();
-    compare(&mut lies, "pins", &pins, &names(&berth.path("netns")));
-    compare(
-        &mut lies,
-        "directories",
-        &ready_ids,
-        &names(&berth.path("state/sandboxes")),
-    );
+    let least: BTreeSet<_> = ready.iter().map(|sandbox| sandbox.id.clone()).collect();
+    let most = with_unready(&least);
+    let pin = |id: &String| format!("cni-{}", id.parse::<Id>().unwrap().uuid());
+    let port = |id: &String| format!("bt{}", &id[..12]);
     let ports = names(Path::new(&format!("/sys/class/net/berth-{}/brif", berth.instance())));
+    for (what, found, name) in [
+        ("pins", names(&berth.path("netns")), &pin as &dyn Fn(&String) -> String),
+        ("directories", names(&berth.path("state/sandboxes")), &String::clone),
+        ("ports", ports, &port),
+    ] {
+        let named = |ids: &BTreeSet<String>| ids.iter().map(name).collect::<BTreeSet<_>>();
+        between(&mut lies, what, (&named(&least), &named(&most)), &found);
+    }
     let mut leases = names(&berth.path("root/network/leases"));
     leases.retain(|name| name.parse::<std::net::IpAddr>().is_ok());
-    for (what, found) in [("ports", ports), ("addresses", leases)] {
-        if found.len() != ready.len() {
-            lies.push(format!("{what} of {} pods: {found:?}", ready.len()));
-        }
+    if leases.len() < least.len() || leases.len() > most.len() {
+        lies.push(format!(
+            "addresses of {} to {} pods: {leases:?}",
+            least.len(),
+            most.len()
+        ));
     }
     for cgroup in berth.cgroups() {
         for process in processes(&cgroup) {
-            if !tasks.contains(&process.0) {
+            if !may_have_tasks.contains(&process.0) {
                 lies.push(format!("process {} runs in the cgroup of {}", process.1, process.0));
             }
         }
@@ -176,10 +188,19 @@ async fn listed(runtime: &mut Runtime) -> (Vec<cri::PodSandboxStatus>, Vec<cri::
 }
 
 fn compare(lies: &mut Vec<String>, what: &str, told: &BTreeSet<String>, found: &BTreeSet<String>) {
-    for id in told.difference(found) {
+    between(lies, what, (told, told), found);
+}
+
+fn between(
+    lies: &mut Vec<String>,
+    what: &str,
+    (least, most): (&BTreeSet<String>, &BTreeSet<String>),
+    found: &BTreeSet<String>,
+) {
+    for id in least.difference(found) {
         lies.push(format!("{what}: {id} should be there"));
     }
-    for id in found.difference(told) {
+    for id in found.difference(most) {
         lies.push(format!("{what}: {id} should not be there"));
     }
 }
@@ -204,6 +225,7 @@ fn wrong_exit(container: &cri::ContainerStatus, victim: Victim) -> Option<String
     let (code, reason) = (container.exit_code, container.reason.as_str());
     let right = match reason {
         "Unknown" => victim == Victim::Below && code == 255,
+        "StartError" => victim == Victim::Below && code == 128,
         "Error" => scripted.contains(&code) || (victim == Victim::Below && code == 137),
         _ => false,
     };

@@ -69,6 +69,23 @@ impl Berth {
 
     /// Starts the daemon (again) and waits until it answers, or is gone.
     pub async fn restart(&mut self, environment: &[(&str, &str)]) {
+        self.launch(environment);
+        let begin = Instant::now();
+        while self.version().await.is_none() {
+            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
+                return;
+            }
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "berth does not answer:\n{}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Starts the daemon (again), and waits for nothing.
+    pub fn launch(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it still runs");
         let log = fs::OpenOptions::new()
             .append(true)
@@ -91,18 +108,6 @@ impl Berth {
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         self.child = Some(command.spawn().unwrap());
-        let begin = Instant::now();
-        while self.version().await.is_none() {
-            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
-                return;
-            }
-            assert!(
-                begin.elapsed() < Duration::from_secs(60),
-                "berth does not answer:\n{}",
-                self.log()
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 
     async fn version(&self) -> Option<String> {
@@ -146,16 +151,36 @@ impl Berth {
         true
     }
 
+    /// The daemon's containerd, while it lives.
+    pub fn containerd_pid(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.path("state/containerd/pid")).ok()?;
+        let pid = text.split(' ').next()?.parse().ok()?;
+        super::processes()
+            .into_iter()
+            .any(|(it, line)| it == pid && line.contains("containerd"))
+            .then_some(pid)
+    }
+
+    pub fn pump_pid(&self) -> Option<u32> {
+        let own = self.dir.path().display().to_string();
+        let mut processes = super::processes().into_iter();
+        let pump = processes.find(|(_, line)| line.contains("log-pump") && line.contains(&own));
+        pump.map(|(pid, _)| pid)
+    }
+
+    /// The end of the daemon's log, without the calls that only looked.
     pub fn log(&self) -> String {
         let text = fs::read_to_string(self.path("berth.log")).unwrap_or_default();
-        text.lines()
-            .rev()
-            .take(60)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-            .collect::<Vec<_>>()
-            .join("\n")
+        let looks = [
+            "ListPodSandbox",
+            "PodSandboxStatus",
+            "ListContainers",
+            "ContainerStatus",
+            "Version",
+        ];
+        let looked = |line: &str| looks.iter().any(|method| line.contains(&format!("{method}\"}}: done")));
+        let lines: Vec<_> = text.lines().filter(|line| !looked(line)).collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
     pub async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
