@@ -628,7 +628,7 @@ async fn usage_grows_with_an_image_and_leftovers_of_a_dead_berth_are_ended() {
 
     containerd.ctr(
         NAMESPACE,
-        &["leases", "create", "--id", "left", "berth.dev/image-work=pull"],
+        &["leases", "create", "--id", "left", "berth.dev/image-work=none"],
     );
     containerd.ctr(NAMESPACE, &["leases", "create", "--id", "other"]);
     images.end_leftovers().await.unwrap();

@@ -66,7 +66,8 @@ impl Pump {
 
     /// Resident memory in KiB.
     fn resident(&self) -> u64 {
-        self.status("VmRSS:")
+        // Without its text, which in a debug build is many times its data and is paged in bit by bit.
+        self.status("RssAnon:")
     }
 
     /// How often it went to sleep.

@@ -155,6 +155,7 @@ impl Core {
             let own_network = config.namespaces.network == NetworkMode::Pod;
             let resolv = match &config.dns {
                 Some(dns) => resolv_conf(dns),
+                None if own_network => node_resolv_conf(),
                 None => read_node("/etc/resolv.conf"),
             };
             self.write(self.paths.resolv_conf(id), resolv)?;
@@ -271,6 +272,27 @@ fn read_node(path: &str) -> String {
     fs::read_to_string(Path::new(path)).unwrap_or_default()
 }
 
+/// The node's resolv.conf, for a pod with a network of its own: where systemd-resolved listens on the node's loopback,
+/// which is not the pod's, its list of the real servers (systemd-resolved.service(8)).
+fn node_resolv_conf() -> String {
+    let text = read_node("/etc/resolv.conf");
+    if !names_loopback_only(&text) {
+        return text;
+    }
+    let real = read_node("/run/systemd/resolve/resolv.conf");
+    if real.is_empty() { text } else { real }
+}
+
+fn names_loopback_only(resolv_conf: &str) -> bool {
+    let servers = resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let mut servers = servers
+        .filter_map(|server| server.trim().parse::<IpAddr>().ok())
+        .peekable();
+    servers.peek().is_some() && servers.all(|server| server.is_loopback())
+}
+
 /// resolv.conf(5)
 fn resolv_conf(dns: &Dns) -> String {
     let mut text = String::new();
@@ -335,6 +357,20 @@ mod tests {
         assert_eq!(hostname(&named("web", "www")), "www");
         let long = format!("{}-{}", "a".repeat(62), "b".repeat(10));
         assert_eq!(hostname(&named(&long, "")), "a".repeat(62));
+    }
+
+    #[test]
+    fn a_resolver_on_the_nodes_loopback_is_no_pods() {
+        assert!(names_loopback_only("# stub\nnameserver 127.0.0.53\noptions edns0\n"));
+        assert!(names_loopback_only("nameserver ::1\nnameserver 127.0.0.1\n"));
+        for text in [
+            "",
+            "search a\n",
+            "nameserver 10.0.0.2\n",
+            "nameserver 127.0.0.53\nnameserver 10.0.0.2\n",
+        ] {
+            assert!(!names_loopback_only(text), "{text:?}");
+        }
     }
 
     #[test]
