@@ -10,7 +10,7 @@ use cri::image_service_client::ImageServiceClient;
 use cri::runtime_service_client::RuntimeServiceClient;
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 
 use crate::image::{self, Image};
 use crate::machine::{self, Memory};
@@ -207,14 +207,6 @@ pub fn run(command: &mut Command) -> Outcome<()> {
 
 /// A connection to a unix socket, made when it is first used.
 fn channel(socket: &Path) -> Channel {
-    let socket = socket.to_owned();
-    let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move {
-            tokio::net::UnixStream::connect(socket)
-                .await
-                .map(hyper_util::rt::TokioIo::new)
-        }
-    });
-    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+    // The namespace is of no account for CRI's services.
+    berth::containerd::Client::new(socket, "k8s.io").channel()
 }

@@ -13,7 +13,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 use super::container_start::make_pipes;
-use super::error::{Error, Kind};
+use super::error::Error;
 use super::operation::owned;
 use super::paths::Pipes;
 use super::sandbox_stop::remove_directory;
@@ -74,8 +74,8 @@ impl Pods {
         .await
     }
 
-    /// Runs a command and sends its output as it comes. Gives its exit code. When nobody receives any more, or the
-    /// returned future is dropped, the command is killed.
+    /// Runs a command and sends its output as it comes. Gives its exit code. When nobody receives any more, the
+    /// command is killed.
     pub async fn exec(
         &self,
         id: &Id,
@@ -88,13 +88,7 @@ impl Pods {
         }
         let container = self.0.registry.container(id)?;
         if !matches!(container.state(), ContainerState::Running { .. }) {
-            let state = "not running";
-            return Err(Error::WrongState {
-                kind: Kind::Container,
-                id: id.clone(),
-                state,
-                wanted: "it must run",
-            });
+            return Err(container.wrong_state("it must run"));
         }
         let (core, id) = (Arc::clone(&self.0), id.clone());
         owned(async move { core.exec_in(&id, command, timeout, output).await }).await

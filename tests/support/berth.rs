@@ -12,7 +12,7 @@ use cri::image_service_client::ImageServiceClient;
 use cri::runtime_service_client::RuntimeServiceClient;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 
 /// The image that every test can use: busybox, its applets at /bin.
 pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
@@ -183,11 +183,11 @@ impl Berth {
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
-    pub async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+    pub async fn channel(&self) -> Result<Channel, berth::cli::Error> {
         channel(&self.socket()).await
     }
 
-    pub async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>, tonic::transport::Error> {
+    pub async fn runtime(&self) -> Result<RuntimeServiceClient<Channel>, berth::cli::Error> {
         Ok(RuntimeServiceClient::new(self.channel().await?).max_decoding_message_size(16 << 20))
     }
 
@@ -426,17 +426,6 @@ fn looks_like_address(name: &str) -> bool {
 }
 
 /// A gRPC channel to a unix socket.
-pub async fn channel(socket: &Path) -> Result<Channel, tonic::transport::Error> {
-    let socket = socket.to_owned();
-    let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move {
-            tokio::net::UnixStream::connect(socket)
-                .await
-                .map(hyper_util::rt::TokioIo::new)
-        }
-    });
-    Endpoint::from_static("http://berth")
-        .connect_with_connector(connector)
-        .await
+pub async fn channel(socket: &Path) -> Result<Channel, berth::cli::Error> {
+    berth::cli::connect(socket).await
 }
