@@ -95,7 +95,10 @@ impl Core {
                     self.registry.add_container(Container::new(id, record));
                     containers += 1;
                 }
-                Err(error) => tracing::error!(?id, %error, "left alone what cannot be read"),
+                Err(error) => {
+                    tracing::error!(?id, %error, "left alone what cannot be read");
+                    self.registry.leave_alone(id);
+                }
             }
         }
         tracing::info!(sandboxes, containers, "read the records");

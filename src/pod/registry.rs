@@ -45,6 +45,8 @@ struct Tables {
     sandboxes: BTreeMap<Id, Arc<Sandbox>>,
     containers: BTreeMap<Id, Arc<Container>>,
     names: HashMap<Name, Id>,
+    /// Recorded in containerd, but not to be read by this berth.
+    unreadable: HashSet<Id>,
 }
 
 impl Tables {
@@ -177,11 +179,17 @@ impl Registry {
         self.tables().names.remove(name);
     }
 
-    /// Every id in use, listed or about to be.
+    /// Every id in use: listed, about to be, or recorded by a berth that this one does not understand.
     pub fn ids(&self) -> HashSet<Id> {
         let tables = self.tables();
         let listed = tables.sandboxes.keys().chain(tables.containers.keys());
-        tables.names.values().chain(listed).cloned().collect()
+        let others = tables.names.values().chain(&tables.unreadable);
+        listed.chain(others).cloned().collect()
+    }
+
+    /// Keeps what belongs to a record that cannot be read from being taken for leftovers.
+    pub fn leave_alone(&self, id: Id) {
+        self.tables().unreadable.insert(id);
     }
 
     pub fn add_sandbox(&self, sandbox: Arc<Sandbox>) {
@@ -353,6 +361,46 @@ mod tests {
         for text in ["", "c", "ba"] {
             assert!(matches!(find(text), Err(Error::NotFound { .. })), "{text}");
         }
+    }
+
+    fn record(name: &str) -> SandboxRecord {
+        let name = SandboxName {
+            name: name.to_owned(),
+            ..SandboxName::default()
+        };
+        SandboxRecord {
+            version: crate::model::record::VERSION,
+            config: crate::model::sandbox::SandboxConfig {
+                name,
+                ..Default::default()
+            },
+            handler: String::new(),
+            owner: crate::model::sandbox::Owner::Cri,
+            created_at: 1,
+            state: SandboxState::Stopped,
+        }
+    }
+
+    #[test]
+    fn nothing_recorded_counts_as_a_leftover() {
+        let registry = Registry::default();
+        let (first, second, foreign) = (id('a', '1'), id('a', '2'), id('b', '1'));
+        let name = Name::Sandbox(record("web").config.name);
+        registry.reserve(&name, &first).unwrap();
+        for id in [&first, &second] {
+            registry.add_sandbox(Sandbox::new(id.clone(), record("web")));
+        }
+        registry.leave_alone(foreign.clone());
+        assert_eq!(registry.ids(), HashSet::from([first.clone(), second.clone(), foreign]));
+        let twin = registry.sandbox(&second).unwrap();
+        registry.drop_sandbox(&twin);
+        assert!(
+            registry.reserve(&name, &second).is_err(),
+            "the first still has the name"
+        );
+        let first = registry.sandbox(&first).unwrap();
+        registry.drop_sandbox(&first);
+        registry.reserve(&name, &second).unwrap();
     }
 
     #[test]
