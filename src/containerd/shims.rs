@@ -6,6 +6,7 @@
 //! header of ten bytes, then protobuf).
 
 use std::io;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,12 +57,21 @@ struct Subject {
 impl Client {
     /// The shim of the group `group`, if one listens.
     pub async fn shim(&self, group: &Id) -> Option<Shim> {
-        let connection = UnixStream::connect(socket(self.address(), self.namespace(), group)).await;
-        let (group, namespace) = (group.clone(), self.namespace().to_owned());
-        connection.ok().map(|connection| Shim {
+        let socket = socket(self.address(), self.namespace(), group);
+        let connection = match UnixStream::connect(&socket).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                // A shim that was killed leaves its socket, and nobody else would ever remove it.
+                if error.kind() == ErrorKind::ConnectionRefused {
+                    std::fs::remove_file(&socket).ok();
+                }
+                return None;
+            }
+        };
+        Some(Shim {
             connection,
-            group,
-            namespace,
+            group: group.clone(),
+            namespace: self.namespace().to_owned(),
             stream: 1,
         })
     }
@@ -152,6 +162,18 @@ fn socket(address: &Path, namespace: &str, group: &Id) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_socket_of_a_killed_shim_is_removed() {
+        let (client, group) = (Client::new(Path::new("/nowhere/containerd.sock"), "test"), Id::random());
+        std::fs::create_dir_all(SOCKETS).unwrap();
+        let socket = socket(client.address(), client.namespace(), &group);
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        assert!(socket.exists());
+        assert!(client.shim(&group).await.is_none());
+        assert!(!socket.exists());
+        assert!(client.shim(&group).await.is_none());
+    }
 
     #[test]
     fn a_request_is_framed_as_ttrpc_has_it() {
