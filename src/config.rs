@@ -81,7 +81,9 @@ pub enum NetworkMode {
     /// The built-in bridge (CNI, once berth has it, where a CNI configuration is present).
     #[default]
     Auto,
+    /// The built-in bridge
     Builtin,
+    /// CNI plugins (not supported yet)
     Cni,
 }
 
