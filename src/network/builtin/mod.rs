@@ -191,11 +191,18 @@ impl Bridge {
     async fn reconcile_links(&self, live: &HashSet<Id>) -> io::Result<()> {
         let names: HashSet<String> = live.iter().map(veth_name).collect();
         for link in self.own_links().await? {
-            if !names.contains(&link.name) {
-                self.links.delete(link.index).await?;
+            let mended = if !names.contains(&link.name) {
+                self.links.delete(link.index).await
             } else if link.bridge != Some(self.index) {
                 // Somebody has removed the bridge, and it has been made anew.
-                self.links.plug(link.index, self.index).await?;
+                self.links.plug(link.index, self.index).await
+            } else {
+                Ok(())
+            };
+            match mended {
+                // The kernel removes the links of a namespace that has ended, in its own time.
+                Err(error) if link::is(&error, Errno::ENODEV) => {}
+                mended => mended?,
             }
         }
         Ok(())
