@@ -99,6 +99,19 @@ impl Shim {
         }
     }
 
+    /// Has it delete one task that containerd does not know; none is fine.
+    pub async fn delete(mut self, task: &Id) {
+        let deleted = tokio::time::timeout(PATIENCE, async {
+            for service in SERVICES {
+                self.call(service, "Delete", task).await?;
+            }
+            io::Result::Ok(())
+        });
+        if !matches!(deleted.await, Ok(Ok(()))) {
+            tracing::warn!(?task, "the shim of a pod does not answer");
+        }
+    }
+
     /// Whether it has left.
     async fn end(&mut self, tasks: &[Id]) -> io::Result<bool> {
         let group = self.group.clone();

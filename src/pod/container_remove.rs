@@ -38,17 +38,24 @@ impl Core {
         if self.until_containerd(|| self.containerd.task(id)).await?.is_some() {
             self.delete_task(&sandbox, id).await?;
         }
+        if container.state() == ContainerState::Created {
+            self.forget_task(&sandbox, container).await?;
+        }
         effect("container.directory", async {
             remove_directory(self.paths.container(id))
         })
         .await?;
-        effect("container.forget", self.containerd.delete_record(id)).await?;
-        if let Some(snapshotter) = snapshotter {
-            effect(
-                "container.unsnapshot",
-                self.containerd.remove_snapshot(&snapshotter, id),
-            )
+        // Once begun it is finished: what containerd did before it went away must not stay listed.
+        self.until_containerd(|| effect("container.forget", self.containerd.delete_record(id)))
             .await?;
+        if let Some(snapshotter) = snapshotter {
+            let remove = || {
+                effect(
+                    "container.unsnapshot",
+                    self.containerd.remove_snapshot(&snapshotter, id),
+                )
+            };
+            self.until_containerd(remove).await?;
         }
         self.registry.drop_container(container);
         Ok(())

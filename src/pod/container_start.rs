@@ -165,6 +165,24 @@ impl Core {
         Ok(())
     }
 
+    /// Deletes the task of a container that was never recorded as started, should the pod's shim have one that
+    /// containerd does not know: its making was cut off.
+    pub(super) async fn forget_task(&self, sandbox: &Sandbox, container: &Container) -> Result<(), containerd::Error> {
+        let _alone = sandbox.shim.write().await;
+        if self
+            .until_containerd(|| self.containerd.task(&container.id))
+            .await?
+            .is_some()
+        {
+            return Ok(());
+        }
+        if let Some(shim) = self.containerd.shim(&sandbox.id).await {
+            self.kill_leftovers(&container.record().cgroup);
+            shim.delete(&container.id).await;
+        }
+        Ok(())
+    }
+
     /// Kills what is left of a task and deletes it.
     pub(super) async fn delete_task(&self, sandbox: &Sandbox, id: &Id) -> Result<(), Error> {
         let _others = sandbox.shim.read().await;

@@ -10,6 +10,7 @@
 //! * nothing else of this instance runs: the daemon holds a lock on its root directory.
 
 use std::collections::HashSet;
+use std::error::Error as _;
 use std::sync::Arc;
 
 use super::error::Error;
@@ -75,7 +76,10 @@ impl Pods {
             }
         }
         core.resume_logs().await;
-        core.sweep().await
+        if let Err(error) = core.sweep().await {
+            tracing::error!(%error, cause = ?error.source(), "cannot remove all leftovers; the next start tries again");
+        }
+        Ok(())
     }
 }
 

@@ -28,7 +28,8 @@ impl Core {
         if self.registry.sandbox(&sandbox.id).is_err() {
             return Ok(());
         }
-        self.forget_sandbox(&sandbox.id).await?;
+        // Once begun it is finished: what containerd did before it went away must not stay listed.
+        self.until_containerd(|| self.forget_sandbox(&sandbox.id)).await?;
         self.registry.drop_sandbox(sandbox);
         Ok(())
     }
