@@ -54,8 +54,12 @@ async fn points(berth: &mut Berth) -> Vec<String> {
     points.into_iter().filter(|point| point.contains(&wanted)).collect()
 }
 
+/// One at a time: what they look for takes the whole machine.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn berth_may_die_before_and_after_every_effect() {
+    let _alone = ALONE.lock().await;
     let mut berth = Berth::start().await;
     let points = points(&mut berth).await;
     let begin = Instant::now();
@@ -105,6 +109,7 @@ async fn struck(berth: &mut Berth, name: &str, moment: u64, strike: impl FnOnce(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn berth_may_die_at_any_moment() {
+    let _alone = ALONE.lock().await;
     let mut dice = Dice::thrown();
     let mut berth = Berth::start().await;
     let lifetime = lifetime(&berth).await;
@@ -126,6 +131,7 @@ async fn berth_may_die_at_any_moment() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn containerd_may_die_at_any_moment() {
+    let _alone = ALONE.lock().await;
     let mut dice = Dice::thrown();
     let mut berth = Berth::start().await;
     let lifetime = lifetime(&berth).await;
@@ -143,6 +149,7 @@ async fn containerd_may_die_at_any_moment() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shim_may_die_at_any_moment() {
+    let _alone = ALONE.lock().await;
     let mut dice = Dice::thrown();
     let mut berth = Berth::start().await;
     let lifetime = lifetime(&berth).await;
@@ -166,6 +173,7 @@ async fn a_shim_may_die_at_any_moment() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_away_changes_nothing() {
+    let _alone = ALONE.lock().await;
     let mut dice = Dice::thrown();
     let berth = Berth::start().await;
     for round in 0..10 {
@@ -216,6 +224,7 @@ async fn chatter(berth: &mut Berth, happening: impl AsyncFnOnce(&mut Berth)) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_line_is_lost_or_repeated_while_berth_is_down() {
+    let _alone = ALONE.lock().await;
     let mut berth = Berth::start().await;
     let numbers = chatter(&mut berth, async |berth| {
         berth.terminate();
@@ -230,6 +239,7 @@ async fn no_line_is_lost_or_repeated_while_berth_is_down() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_line_is_lost_when_the_log_pump_is_killed() {
+    let _alone = ALONE.lock().await;
     let mut berth = Berth::start().await;
     let numbers = chatter(&mut berth, async |berth| end(berth.pump_pid().unwrap())).await;
     let mut next = 0;
