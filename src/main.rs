@@ -111,24 +111,10 @@ fn main() -> ExitCode {
     match run(socket, command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("berth: {}", chain(&*error));
+            eprintln!("berth: {}", berth::model::causes(&*error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// The error and what it came from, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text += &format!(": {said}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn run(socket: Option<PathBuf>, command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {

@@ -4,12 +4,12 @@ use std::io::ErrorKind;
 
 use tonic::{Code, Status};
 
-use crate::model::Refusal;
+use crate::model::{Refusal, causes};
 use crate::{containerd, image, network, pod};
 
 /// A pod's error as gRPC tells it. NOT_FOUND and DEADLINE_EXCEEDED are relied upon by kubelets.
 pub fn status(error: &pod::Error) -> Status {
-    Status::new(code(error), text(error))
+    Status::new(code(error), causes(error))
 }
 
 /// An image's error as gRPC tells it.
@@ -19,7 +19,7 @@ pub fn of_image(error: &image::Error) -> Status {
         image::Error::Reference(_) | image::Error::Ambiguous { .. } => "image.image: ",
         _ => "",
     };
-    Status::new(image_code(error), format!("{field}{}", text(error)))
+    Status::new(image_code(error), format!("{field}{}", causes(error)))
 }
 
 /// A refusal found while parsing.
@@ -101,18 +101,4 @@ fn io_code(error: &std::io::Error) -> Code {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
         _ => Code::Internal,
     }
-}
-
-/// The error and what it came from, each said once.
-fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text += &format!(": {said}");
-        }
-        source = cause.source();
-    }
-    text
 }

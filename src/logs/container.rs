@@ -7,6 +7,7 @@ use super::protocol::{Drained, Open, Status, StreamStatus};
 use super::report;
 use super::stream::{Bench, Stream, Turn};
 use super::writer::LogFile;
+use crate::model::causes;
 
 /// The pause after a write that failed: the first, and the longest after repeated doubling.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -63,7 +64,7 @@ impl Container {
             streams.push(Stream::open(path, output).map_err(cannot)?);
         }
         let log = open.log_path.as_deref().map(LogFile::open);
-        let log = log.transpose().map_err(|error| chain(&error))?;
+        let log = log.transpose().map_err(|error| causes(&error))?;
         Ok(Self {
             open,
             streams,
@@ -86,7 +87,7 @@ impl Container {
                 true
             }
             Ok(Turn::Stuck(error)) => {
-                self.failed(chain(&error), now);
+                self.failed(causes(&error), now);
                 false
             }
             Err(error) => {
@@ -111,7 +112,7 @@ impl Container {
 
     pub fn reopen(&mut self) -> Result<(), String> {
         let log = self.log.as_mut().ok_or("the container has no log file")?;
-        log.reopen().map_err(|error| chain(&error))
+        log.reopen().map_err(|error| causes(&error))
     }
 
     /// Every output came to its end and is in the log.
@@ -190,13 +191,5 @@ impl Container {
                 self.open.id
             ));
         }
-    }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
     }
 }

@@ -4,6 +4,7 @@
 //! checked: a value of these types needs no second look below the edge that parsed it. The types that are kept in
 //! containerd's records (see [`record`]) serialise to JSON and are versioned there.
 
+pub mod causes;
 pub mod container;
 pub mod id;
 pub mod image;
@@ -15,6 +16,7 @@ pub mod sandbox;
 pub mod security;
 pub mod signal;
 
+pub use causes::causes;
 pub use id::Id;
 pub use refusal::Refusal;
 pub use signal::Signal;

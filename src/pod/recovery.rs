@@ -10,7 +10,6 @@
 //! * nothing else of this instance runs: the daemon holds a lock on its root directory.
 
 use std::collections::HashSet;
-use std::error::Error as _;
 use std::sync::Arc;
 
 use super::error::Error;
@@ -18,9 +17,9 @@ use super::registry::{Container, Name, Sandbox, container_name};
 use super::sandbox_stop::remove_directory;
 use super::{Core, Pods, blocking, now};
 use crate::containerd::{Ended, Record, Task};
-use crate::model::Id;
 use crate::model::container::ContainerState;
 use crate::model::sandbox::{Pins, SandboxState};
+use crate::model::{Id, causes};
 use crate::{netns, sys};
 
 /// What to do about a container, by what is recorded of it and what its task is.
@@ -77,7 +76,10 @@ impl Pods {
         }
         core.resume_logs().await;
         if let Err(error) = core.sweep().await {
-            tracing::error!(%error, cause = ?error.source(), "cannot remove all leftovers; the next start tries again");
+            tracing::error!(
+                error = causes(&error),
+                "cannot remove all leftovers; the next start tries again"
+            );
         }
         Ok(())
     }
