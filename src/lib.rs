@@ -34,9 +34,9 @@
 //! | 7 | [`api`] | gRPC of `berth.v1` |
 //! | 6 | [`cri`], [`manifest`] | gRPC of `runtime.v1`; Pod manifests and the kubelet's semantics |
 //! | 5 | [`pod`] | verbs of sandboxes and containers, registry, recovery; no protobuf |
-//! | 4 | [`image`] | references, registries, unpacking |
+//! | 4 | [`image`], [`shim`] | references, registries, unpacking; the process that holds containers, and how to speak to it |
 //! | 3 | [`containerd`], [`netns`], [`network`], [`logs`] | one adapter each; they do not know each other |
-//! | 2 | [`oci`], [`sys`] | the pure building of OCI specs; safe wrappers over the kernel |
+//! | 2 | [`oci`], [`sys`], [`ttrpc`] | the pure building of OCI specs; safe wrappers over the kernel; containerd's RPC for shims |
 //! | 1 | [`model`] | ids, configs, states, refusals: plain data |
 //! | 0 | [`proto`], [`config`], [`failpoint`] | generated wire types; the configuration file; points where a test may kill the daemon |
 //!
@@ -89,4 +89,6 @@ pub mod network;
 pub mod oci;
 pub mod pod;
 pub mod proto;
+pub mod shim;
 pub mod sys;
+pub mod ttrpc;

@@ -91,7 +91,7 @@ fn imports_point_down() {
         let module = module_of(&path);
         // Tests may stand on anything.
         let is_test = path.file_stem().unwrap().to_string_lossy().ends_with("tests");
-        if is_test || ["lib", "main"].contains(&module.as_str()) || path.ends_with("netns/holder/main.rs") {
+        if is_test || ["lib", "main", "bin"].contains(&module.as_str()) || path.ends_with("netns/holder/main.rs") {
             continue;
         }
         let own = *layers

@@ -1,0 +1,8 @@
+//! `containerd-shim-berth-v1`: one small process that holds the containers of many pods.
+
+use std::process::ExitCode;
+
+/// The main of the binary.
+pub fn main() -> ExitCode {
+    ExitCode::FAILURE
+}
