@@ -6,6 +6,7 @@ use std::process::Command;
 
 fn main() {
     protocols();
+    shim_messages();
     holder();
 }
 
@@ -24,6 +25,25 @@ fn protocols() {
         .skip_debug(["runtime.v1.AuthConfig", "berth.v1.ImageCredentials"])
         .compile_protos(&files, &["proto"])
         .expect("protoc compiles proto/ (is protobuf-compiler installed?)");
+}
+
+/// The messages between containerd and a shim; no services, for ttrpc is not gRPC.
+fn shim_messages() {
+    let names = [
+        "task", "events", "forward", "runc", "cgroup1", "cgroup2", "ttrpc", "process", "types", "status",
+    ];
+    let files = names.map(|name| format!("proto/shim/v1/{name}.proto"));
+    for file in &files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
+    tonic_prost_build::configure()
+        .build_client(false)
+        .build_server(false)
+        .include_file("shim.rs")
+        .compile_with_config(config, &files, &["proto".to_owned()])
+        .expect("protoc compiles proto/shim");
 }
 
 /// The holder is a static program of a few kilobytes without libc, embedded into berth as bytes, so that berth
