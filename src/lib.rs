@@ -40,7 +40,8 @@
 //! | 1 | [`model`] | ids, configs, states, refusals: plain data |
 //! | 0 | [`proto`], [`config`], [`failpoint`] | generated wire types; the configuration file; points where a test may kill the daemon |
 //!
-//! `model` and `oci` know no tokio, tonic or nix; nothing below [`api`] and [`cri`] but [`containerd`] knows protobuf.
+//! `model` and `oci` know no tokio, tonic or nix, and [`shim`] and [`ttrpc`] neither of the first two. Nothing below
+//! [`api`] and [`cri`] but [`containerd`], [`shim`] and [`ttrpc`] knows protobuf.
 //!
 //! ## Invariants
 //!

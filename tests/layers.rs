@@ -150,9 +150,21 @@ fn the_pure_layers_know_no_runtime_and_no_kernel() {
 }
 
 #[test]
-fn only_the_faces_and_the_adapter_know_protobuf() {
+fn the_shim_knows_no_tokio() {
+    for directory in ["src/shim", "src/ttrpc"] {
+        for path in sources(Path::new(directory)) {
+            let code = code(&fs::read_to_string(&path).unwrap());
+            for library in ["tokio", "tonic"] {
+                assert!(!code.contains(library), "{} knows {library}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_faces_the_adapter_and_the_shim_know_protobuf() {
     for path in sources(Path::new("src")) {
-        if ["api", "cri", "containerd", "proto", "cli"].contains(&module_of(&path).as_str()) {
+        if ["api", "cri", "containerd", "proto", "cli", "shim", "ttrpc"].contains(&module_of(&path).as_str()) {
             continue;
         }
         let code = code(&fs::read_to_string(&path).unwrap());

@@ -2,8 +2,7 @@
 //!
 //! A shim ends with its last task. When berth or containerd is killed in the middle of making a task, the shim may be
 //! left without one, or even with one that containerd does not know, and waits for ever. It listens where all shims of
-//! its kind do, so it can be found, and told to give up its tasks and leave over ttrpc (containerd's RPC for shims: a
-//! header of ten bytes, then protobuf).
+//! its kind do, so it can be found, and told to give up its tasks and leave over [`ttrpc`].
 
 use std::io;
 use std::io::ErrorKind;
@@ -17,6 +16,8 @@ use tokio::net::UnixStream;
 
 use super::Client;
 use crate::model::Id;
+use crate::proto::shim::task::{DeleteRequest, ShutdownRequest};
+use crate::ttrpc::{self, Call, frame::Decoder};
 
 /// Where shims listen, whatever containerd's state directory is (`socketRoot` in containerd's shim library).
 const SOCKETS: &str = "/run/containerd/s";
@@ -26,33 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LEAVE: Duration = Duration::from_millis(500);
 /// The shim's service, as containerd 1.4 to 1.7 and 2.x call it.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
-
-#[derive(Clone, PartialEq, Message)]
-struct Request {
-    #[prost(string, tag = "1")]
-    service: String,
-    #[prost(string, tag = "2")]
-    method: String,
-    #[prost(bytes = "vec", tag = "3")]
-    payload: Vec<u8>,
-    #[prost(message, repeated, tag = "5")]
-    metadata: Vec<Metadata>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Metadata {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-/// What the requests Delete and Shutdown begin with; all else in them may be missing.
-#[derive(Clone, PartialEq, Message)]
-struct Subject {
-    #[prost(string, tag = "1")]
-    id: String,
-}
 
 impl Client {
     /// The shim of the group `group`, if one listens.
@@ -103,7 +77,7 @@ impl Shim {
     pub async fn delete(mut self, task: &Id) {
         let deleted = tokio::time::timeout(PATIENCE, async {
             for service in SERVICES {
-                self.call(service, "Delete", task).await?;
+                self.delete_task(service, task).await?;
             }
             io::Result::Ok(())
         });
@@ -114,49 +88,56 @@ impl Shim {
 
     /// Whether it has left.
     async fn end(&mut self, tasks: &[Id]) -> io::Result<bool> {
-        let group = self.group.clone();
         for service in SERVICES {
             for task in tasks {
-                self.call(service, "Delete", task).await?;
+                self.delete_task(service, task).await?;
             }
-            self.call(service, "Shutdown", &group).await?;
+            let request = ShutdownRequest {
+                id: self.group.to_string(),
+                ..Default::default()
+            };
+            self.call(service, "Shutdown", &request).await?;
         }
         Ok(tokio::time::timeout(LEAVE, self.connection.read_u8()).await.is_ok())
     }
 
     /// Calls and waits for the answer, whatever it is: what is not there need not be deleted.
-    async fn call(&mut self, service: &str, method: &str, id: &Id) -> io::Result<()> {
-        let frame = frame(self.stream, service, method, id, &self.namespace);
+    async fn call(&mut self, service: &str, method: &str, request: &impl Message) -> io::Result<()> {
+        let stream = self.stream;
         self.stream += 2;
+        let call = Call {
+            stream,
+            service: service.to_owned(),
+            method: method.to_owned(),
+            payload: request.encode_to_vec(),
+            timeout: None,
+            namespace: Some(self.namespace.clone()),
+        };
+        let frame = ttrpc::request(call).expect("a request of a few dozen bytes");
         self.connection.write_all(&frame).await?;
-        let mut header = [0; 10];
-        self.connection.read_exact(&mut header).await?;
-        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
-        tokio::io::copy(&mut (&mut self.connection).take(length.into()), &mut tokio::io::sink()).await?;
-        Ok(())
+        let mut decoder = Decoder::default();
+        let mut chunk = [0; 1024];
+        loop {
+            let count = self.connection.read(&mut chunk).await?;
+            if count == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            decoder.push(&chunk[..count]);
+            while let Some(received) = decoder.take() {
+                if received.stream() == stream {
+                    return Ok(());
+                }
+            }
+        }
     }
-}
 
-/// A ttrpc request: length, stream, type 1 and no flags, then the message.
-fn frame(stream: u32, service: &str, method: &str, id: &Id, namespace: &str) -> Vec<u8> {
-    let namespace = Metadata {
-        key: "containerd-namespace-ttrpc".to_owned(),
-        value: namespace.to_owned(),
-    };
-    let request = Request {
-        service: service.to_owned(),
-        method: method.to_owned(),
-        payload: Subject { id: id.to_string() }.encode_to_vec(),
-        metadata: vec![namespace],
-    };
-    let body = request.encode_to_vec();
-    let length = u32::try_from(body.len()).expect("a few dozen bytes");
-    let mut frame = Vec::with_capacity(10 + body.len());
-    frame.extend(length.to_be_bytes());
-    frame.extend(stream.to_be_bytes());
-    frame.extend([1, 0]);
-    frame.extend(body);
-    frame
+    async fn delete_task(&mut self, service: &str, task: &Id) -> io::Result<()> {
+        let request = DeleteRequest {
+            id: task.to_string(),
+            ..Default::default()
+        };
+        self.call(service, "Delete", &request).await
+    }
 }
 
 /// The name is made of what the shim was told: containerd's address, the namespace and the group.
@@ -188,18 +169,46 @@ mod tests {
         assert!(client.shim(&group).await.is_none());
     }
 
-    #[test]
-    fn a_request_is_framed_as_ttrpc_has_it() {
-        let id: Id = "a".repeat(64).parse().unwrap();
-        let frame = frame(3, SERVICES[0], "Shutdown", &id, "k8s.io");
-        let length = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
-        assert_eq!((length, &frame[4..10]), (frame.len() - 10, &[0, 0, 0, 3, 1, 0][..]));
-        let request = Request::decode(&frame[10..]).unwrap();
-        assert_eq!(
-            (request.service.as_str(), request.method.as_str()),
-            (SERVICES[0], "Shutdown")
-        );
-        assert_eq!(request.metadata[0].value, "k8s.io");
-        assert_eq!(Subject::decode(&*request.payload).unwrap().id, id.as_str());
+    #[tokio::test]
+    async fn a_shim_is_told_to_delete_its_tasks_and_leave_as_either_version() {
+        let (connection, mut theirs) = UnixStream::pair().unwrap();
+        let shim = Shim {
+            connection,
+            group: Id::random(),
+            namespace: "k8s.io".to_owned(),
+            stream: 1,
+        };
+        let (group, task) = (shim.group.clone(), Id::random());
+        let told = tokio::spawn(async move {
+            let (mut requests, mut told) = (ttrpc::Requests::default(), Vec::new());
+            while told.len() < 4 {
+                let mut chunk = [0; 100];
+                let count = theirs.read(&mut chunk).await.unwrap();
+                requests.push(&chunk[..count]);
+                while let Some(call) = requests.take() {
+                    let call = call.unwrap();
+                    let refused = ttrpc::Status::new(ttrpc::Code::Unimplemented, "service");
+                    theirs
+                        .write_all(&ttrpc::answer(call.stream, Err(refused)))
+                        .await
+                        .unwrap();
+                    let subject: DeleteRequest = call.decode().unwrap();
+                    told.push((call.service, call.method, subject.id, call.namespace.unwrap()));
+                }
+            }
+            told
+        });
+        shim.dismiss(std::slice::from_ref(&task)).await;
+        let expected = SERVICES.map(|service| {
+            [("Delete", &task), ("Shutdown", &group)].map(|(method, id)| {
+                (
+                    service.to_owned(),
+                    method.to_owned(),
+                    id.to_string(),
+                    "k8s.io".to_owned(),
+                )
+            })
+        });
+        assert_eq!(told.await.unwrap(), expected.concat());
     }
 }
