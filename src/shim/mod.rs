@@ -1,5 +1,7 @@
 //! `containerd-shim-berth-v1`: one small process that holds the containers of many pods.
 
+pub mod runtime;
+
 use std::process::ExitCode;
 
 /// The main of the binary.

@@ -95,7 +95,7 @@ mod tests {
     fn too_many_descriptors_are_an_error_and_none_leaks() {
         let (one, other) = UnixStream::pair().unwrap();
         let (_read, write) = nix::unistd::pipe().unwrap();
-        send(&one, b"x", &vec![write.as_fd(); MOST + 20]).unwrap();
+        send(&one, b"x", &[write.as_fd(); MOST + 20]).unwrap();
         assert!(receive(&other, &mut [0; 8]).is_err());
     }
 }
