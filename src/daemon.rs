@@ -431,7 +431,7 @@ fn info(config: &Config) -> String {
 
 /// What is to be done before the first thread is started.
 pub fn prepare_process() {
-    sys::memory::be_frugal();
+    sys::memory::be_frugal(2);
 }
 
 /// Begins to log to standard error.

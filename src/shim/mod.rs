@@ -1,6 +1,7 @@
 //! `containerd-shim-berth-v1`: one small process that holds the containers of many pods.
 
 pub mod events;
+pub mod runtime;
 
 use std::process::ExitCode;
 

@@ -3,14 +3,12 @@
 
 #![allow(unsafe_code)]
 
-/// At most this many arenas. glibc makes up to eight per core, each of which keeps its own free memory.
-const ARENAS: libc::c_int = 2;
-
-/// Keeps the allocator frugal. To be called before the first thread is started.
-pub fn be_frugal() {
+/// Keeps the allocator frugal: at most so many arenas. glibc makes up to eight per core, each of which keeps its own
+/// free memory. To be called before the first thread is started.
+pub fn be_frugal(arenas: u8) {
     // SAFETY: mallopt only sets a parameter of the allocator.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+        libc::mallopt(libc::M_ARENA_MAX, arenas.into());
     }
 }
 

@@ -1,10 +1,12 @@
 //! Safe wrappers over the kernel. The only place with `unsafe` code, and nothing here knows a pod or tokio.
 //!
-//! The calls block, but none waits for another process: only [`cgroup::Version::remove`] and [`process::end`] may
-//! take longer than a moment.
+//! The calls block, but none waits for another process: only [`cgroup::Version::remove`], [`process::end`] and the
+//! waits that say so by their name may take longer than a moment.
 
 pub mod caps;
 pub mod cgroup;
+pub mod children;
+pub mod fds;
 pub mod link;
 pub mod memory;
 pub mod mount;

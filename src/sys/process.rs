@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -59,6 +59,21 @@ pub fn kill(pid: u32) {
     signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).ok();
 }
 
+/// Stops a process (SIGSTOP), so that it forks no more. A process that is gone is fine.
+pub(super) fn pause(pid: u32) {
+    signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).ok();
+}
+
+/// Makes this process the parent of every orphan among its descendants (PR_SET_CHILD_SUBREAPER, prctl(2)).
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Whether a process is a child of this one: started by it, or an orphan that it inherited.
+pub fn is_child(pid: u32) -> bool {
+    field(pid, 4).is_ok_and(|parent| parent == std::process::id().to_string())
+}
+
 /// One process for certain, whatever becomes of its pid (pidfd_open(2)).
 #[derive(Debug)]
 pub struct Handle(OwnedFd);
@@ -72,6 +87,68 @@ impl Handle {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// Sends a signal by its number (pidfd_send_signal(2)). Fails with ESRCH when the process has been reaped; to a
+    /// zombie it does nothing.
+    pub fn signal(&self, number: i32) -> io::Result<()> {
+        let nothing = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: without a siginfo_t the call reads no memory of ours.
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), number, nothing, 0) };
+        Errno::result(sent)?;
+        Ok(())
+    }
+
+    /// Whether the process has ended, reaped or not.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let mut poll = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        Ok(nix::poll::poll(&mut poll, PollTimeout::ZERO)? > 0)
+    }
+
+    /// What the process exited with, 0 to 255, or 128 and the signal that killed it; also when it is no child of ours.
+    /// `None` while it runs, and when the kernel does not tell: kernels before 6.15 have forgotten it once somebody has
+    /// reaped the process.
+    pub fn exit_info(&self) -> io::Result<Option<i32>> {
+        if !self.has_ended()? {
+            return Ok(None);
+        }
+        let status = match self.unreaped_status() {
+            None => self.reaped_status()?,
+            status => status,
+        };
+        Ok(status.map(exit_code))
+    }
+
+    /// The wait status that the kernel keeps with the descriptor once the process was reaped: PIDFD_GET_INFO with
+    /// PIDFD_INFO_EXIT, linux/pidfd.h, 6.15.
+    fn reaped_status(&self) -> io::Result<Option<i32>> {
+        let mut info = PidfdInfo {
+            mask: PIDFD_INFO_EXIT,
+            ..PidfdInfo::default()
+        };
+        // SAFETY: the request's number carries the size of the struct, which is what the kernel reads and writes.
+        let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+        match Errno::result(answer) {
+            Ok(_) => Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)),
+            Err(Errno::ENOTTY | Errno::EINVAL | Errno::ESRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The wait status of a zombie: field 52 of its line (proc_pid_stat(5)).
+    fn unreaped_status(&self) -> Option<i32> {
+        let pid = self.pid()?;
+        let status = field(pid, 52).ok()?.parse().ok()?;
+        // While the descriptor still names that pid, the line was the process's own.
+        (self.pid() == Some(pid)).then_some(status)
+    }
+
+    /// The process's pid, as long as it was not reaped.
+    pub fn pid(&self) -> Option<u32> {
+        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        let info = fs::read_to_string(path).ok()?;
+        info.lines()
+            .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+    }
+
     /// Blocks until the process has ended.
     pub fn wait(&self) -> io::Result<()> {
         let mut poll = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
@@ -81,6 +158,48 @@ impl Handle {
                 result => return result.map(|_| ()).map_err(io::Error::from),
             }
         }
+    }
+}
+
+impl AsFd for Handle {
+    /// Readable, in terms of poll(2), once the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Handle {
+    /// A pidfd that came from elsewhere.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Handle> for OwnedFd {
+    fn from(handle: Handle) -> Self {
+        handle.0
+    }
+}
+
+/// The first version of `struct pidfd_info` (linux/pidfd.h), which later kernels still take.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    /// pid, tgid, ppid, then the real, effective, saved and file system user and group ids.
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+const PIDFD_GET_INFO: libc::Ioctl = nix::request_code_readwrite!(0xff, 11, size_of::<PidfdInfo>());
+
+/// What a wait status (wait(2)) comes to: 0 to 255, or 128 and the signal.
+fn exit_code(status: i32) -> i32 {
+    match status & 0x7f {
+        0 => (status >> 8) & 0xff,
+        signal => 128 + signal,
     }
 }
 
@@ -148,5 +267,43 @@ mod tests {
         family.iter().copied().for_each(kill);
         child.wait().unwrap();
         end(child.id(), Duration::from_millis(10)).unwrap();
+    }
+
+    #[test]
+    fn a_handle_tells_how_its_process_ended_reaped_or_not() {
+        for (script, code) in [("exit 7", 7), ("kill -KILL $$", 137), ("true", 0)] {
+            let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let handle = Handle::open(child.id()).unwrap();
+            handle.wait().unwrap();
+            assert_eq!(handle.exit_info().unwrap(), Some(code), "{script}: a zombie");
+            assert_eq!(handle.pid(), Some(child.id()));
+            child.wait().unwrap();
+            assert_eq!(handle.pid(), None);
+            let reaped = handle.exit_info().unwrap();
+            assert!(
+                reaped == Some(code) || reaped.is_none() && !kernel_keeps_exits(),
+                "{script}: {reaped:?}"
+            );
+            assert!(handle.signal(0).is_err());
+        }
+    }
+
+    #[test]
+    fn a_signal_reaches_the_process_that_the_handle_was_opened_for() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let handle = Handle::from(OwnedFd::from(Handle::open(child.id()).unwrap()));
+        assert!(is_child(child.id()) && !is_child(1));
+        assert_eq!(handle.exit_info().unwrap(), None, "it runs");
+        handle.signal(libc::SIGTERM).unwrap();
+        handle.wait().unwrap();
+        assert_eq!(handle.exit_info().unwrap(), Some(128 + libc::SIGTERM));
+        child.wait().unwrap();
+    }
+
+    /// PIDFD_INFO_EXIT came with 6.15.
+    fn kernel_keeps_exits() -> bool {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+        (numbers.next(), numbers.next()) >= (Some(6), Some(15))
     }
 }
