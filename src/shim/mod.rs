@@ -1,6 +1,8 @@
 //! `containerd-shim-berth-v1`: one small process that holds the containers of many pods.
 
+pub mod cgroups;
 pub mod events;
+pub mod stats;
 
 use std::process::ExitCode;
 
