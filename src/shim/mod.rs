@@ -1,7 +1,9 @@
 //! `containerd-shim-berth-v1`: one small process that holds the containers of many pods.
 
+pub mod cgroups;
 pub mod events;
 pub mod runtime;
+pub mod stats;
 
 use std::process::ExitCode;
 

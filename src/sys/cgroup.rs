@@ -252,6 +252,13 @@ fn remove_directory(group: &Path) -> Result<(), Errno> {
     }
 }
 
+/// Every process in the group at the directory `group` and in those below it. None when it is gone.
+pub fn processes(group: &Path) -> io::Result<BTreeSet<u32>> {
+    let mut pids = BTreeSet::new();
+    collect_pids(group, &mut pids)?;
+    Ok(pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect())
+}
+
 fn collect_pids(group: &Path, pids: &mut BTreeSet<i32>) -> io::Result<()> {
     if let Some(text) = read_if_there(&group.join("cgroup.procs"))? {
         pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
@@ -278,7 +285,7 @@ fn subdirectories(group: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The text of a file of a group; None when the group is gone, be it while we read.
-fn read_if_there(file: &Path) -> io::Result<Option<String>> {
+pub fn read_if_there(file: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(file) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -287,7 +294,8 @@ fn read_if_there(file: &Path) -> io::Result<Option<String>> {
     }
 }
 
-fn oom_kill_line(text: &str) -> Option<u64> {
+/// The count of kills in `memory.oom_control` or `memory.events`; None on a kernel that does not count (before 4.13).
+pub fn oom_kill_line(text: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
