@@ -1,6 +1,7 @@
 //! `containerd-shim-berth-v1`: one small process that holds the containers of many pods.
 
 pub mod runtime;
+pub mod stdio;
 
 use std::process::ExitCode;
 
