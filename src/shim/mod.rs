@@ -4,6 +4,7 @@ pub mod cgroups;
 pub mod events;
 pub mod runtime;
 pub mod stats;
+pub mod stdio;
 
 use std::process::ExitCode;
 

@@ -57,8 +57,13 @@ impl Children {
     /// Starts a helper. For the fast way (vfork) `command` must name its program by a path with a slash, and have no
     /// `pre_exec`.
     pub fn spawn(&self, command: &mut Command) -> io::Result<Helper> {
+        self.start(|| Ok(command.spawn()?.id()))
+    }
+
+    /// Starts a helper by another way; `start` answers the child's pid.
+    pub fn start(&self, start: impl FnOnce() -> io::Result<u32>) -> io::Result<Helper> {
         let mut helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);
-        let pid = command.spawn()?.id();
+        let pid = start()?;
         let slot = Arc::new(Slot::default());
         helpers.insert(pid, Arc::clone(&slot));
         Ok(Helper { pid, slot })
@@ -113,9 +118,19 @@ impl Helper {
 
     /// Sends SIGKILL. A helper that has ended is fine.
     pub fn kill(&self) {
+        self.alive(process::kill);
+    }
+
+    /// Sends SIGTERM. A helper that has ended is fine.
+    pub fn terminate(&self) {
+        self.alive(process::terminate);
+    }
+
+    /// Does something with the pid while it is the helper's.
+    fn alive(&self, work: impl FnOnce(u32)) {
         let code = self.slot.code.lock().unwrap_or_else(PoisonError::into_inner);
         if code.is_none() {
-            process::kill(self.pid);
+            work(self.pid);
         }
     }
 

@@ -15,6 +15,7 @@ pub mod pipe;
 pub mod process;
 pub mod rootfs;
 pub mod spawn;
+pub mod terminal;
 
 use std::{fs, io};
 

@@ -59,6 +59,11 @@ pub fn kill(pid: u32) {
     signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).ok();
 }
 
+/// Sends SIGTERM. A process that is gone is fine.
+pub(super) fn terminate(pid: u32) {
+    signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).ok();
+}
+
 /// Stops a process (SIGSTOP), so that it forks no more. A process that is gone is fine.
 pub(super) fn pause(pid: u32) {
     signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).ok();

@@ -1,9 +1,17 @@
-//! Processes that are to outlive us.
+//! Processes that are to outlive us, and processes that are given descriptors.
 #![allow(unsafe_code)]
 
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{SigSet, Signal};
 
 /// Makes the process that `command` starts independent of this one: in a session of its own, at `/`, and with no
 /// descriptor but its three standard ones (also none that we were given without our knowledge).
@@ -25,6 +33,147 @@ pub fn detach(command: &mut Command) -> &mut Command {
     }
 }
 
+/// A program to be given descriptors beyond the standard three, which are `/dev/null`.
+#[derive(Debug)]
+pub struct Program<'a> {
+    pub path: &'a Path,
+    pub args: &'a [OsString],
+    /// Lines of `NAME=value`: the whole environment.
+    pub env: &'a [OsString],
+    /// They become 3, 4 and so on.
+    pub fds: &'a [BorrowedFd<'a>],
+}
+
+/// Starts a program and answers its pid (posix_spawn(3)). It blocks no signals, whatever we do. All other descriptors
+/// should be close-on-exec.
+pub fn with_descriptors(program: &Program<'_>) -> io::Result<u32> {
+    let path = string(program.path.as_os_str())?;
+    let strings = |texts: &[OsString]| texts.iter().map(|text| string(text)).collect::<io::Result<Vec<_>>>();
+    let (args, env) = (strings(program.args)?, strings(program.env)?);
+    let pointers = |strings: &[CString]| {
+        let all = strings.iter().map(|text| text.as_ptr().cast_mut());
+        all.chain([std::ptr::null_mut()]).collect::<Vec<_>>()
+    };
+    let argv = [&[path.as_ptr().cast_mut()], &pointers(&args)[..]].concat();
+    let envp = pointers(&env);
+    let above = high(program.fds)?;
+    let mut actions = Actions::new()?;
+    for fd in 0..3 {
+        actions.open_null(fd)?;
+    }
+    for (target, fd) in (3..).zip(&above) {
+        actions.dup(fd.as_raw_fd(), target)?;
+    }
+    let mut pid = 0;
+    // SAFETY: the strings, the arrays of pointers to them, which end with null, and the actions outlive the call; no
+    // attributes are given.
+    let error = unsafe {
+        let attributes = std::ptr::null();
+        libc::posix_spawn(
+            &raw mut pid,
+            path.as_ptr(),
+            &raw const actions.0,
+            attributes,
+            argv.as_ptr(),
+            envp.as_ptr(),
+        )
+    };
+    check(error)?;
+    u32::try_from(pid).map_err(io::Error::other)
+}
+
+fn string(text: &OsStr) -> io::Result<CString> {
+    Ok(CString::new(text.as_bytes())?)
+}
+
+/// Copies of descriptors that stand above all numbers that will be given away, and are close-on-exec.
+fn high(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
+    let least = 3 + libc::c_int::try_from(fds.len()).map_err(io::Error::other)?;
+    let copy = |fd: &BorrowedFd<'_>| {
+        let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
+        // SAFETY: the kernel has just given it to us, and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    fds.iter().map(copy).collect()
+}
+
+/// What posix_spawn(3) does with descriptors in the child.
+struct Actions(libc::posix_spawn_file_actions_t);
+
+impl Actions {
+    fn new() -> io::Result<Self> {
+        let mut actions = MaybeUninit::uninit();
+        // SAFETY: it initializes what it is given, and that is read only if it succeeded.
+        check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+        // SAFETY: see above.
+        Ok(Self(unsafe { actions.assume_init() }))
+    }
+
+    fn open_null(&mut self, fd: libc::c_int) -> io::Result<()> {
+        // SAFETY: the actions are initialized, and the path is copied.
+        check(unsafe {
+            libc::posix_spawn_file_actions_addopen(&raw mut self.0, fd, c"/dev/null".as_ptr(), libc::O_RDWR, 0)
+        })
+    }
+
+    fn dup(&mut self, from: libc::c_int, into: libc::c_int) -> io::Result<()> {
+        // SAFETY: the actions are initialized.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut self.0, from, into) })
+    }
+}
+
+impl Drop for Actions {
+    fn drop(&mut self) {
+        // SAFETY: the actions are initialized, and nobody uses them any more.
+        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
+    }
+}
+
+/// How posix_spawn(3) sets up the child otherwise.
+struct Attributes(libc::posix_spawnattr_t);
+
+impl Attributes {
+    /// No signal is blocked, and SIGPIPE, which Rust's runtime ignores, kills.
+    fn signals_as_new() -> io::Result<Self> {
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: it initializes what it is given, and that is read only if it succeeded.
+        check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
+        // SAFETY: see above.
+        let mut attributes = Self(unsafe { attributes.assume_init() });
+        let pipe = SigSet::from(Signal::SIGPIPE);
+        let flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
+        let flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+        // SAFETY: the attributes and both sets are initialized, and the sets are copied.
+        unsafe {
+            check(libc::posix_spawnattr_setsigmask(
+                &raw mut attributes.0,
+                SigSet::empty().as_ref(),
+            ))?;
+            check(libc::posix_spawnattr_setsigdefault(
+                &raw mut attributes.0,
+                pipe.as_ref(),
+            ))?;
+            check(libc::posix_spawnattr_setflags(&raw mut attributes.0, flags))?;
+        }
+        Ok(attributes)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: the attributes are initialized, and nobody uses them any more.
+        unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
+    }
+}
+
+/// posix_spawn(3) and its kin answer the error.
+fn check(error: libc::c_int) -> io::Result<()> {
+    match error {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
@@ -42,5 +191,44 @@ mod tests {
         assert_eq!(lines[0], lines[1], "the session is its own");
         assert_eq!(lines[2], "/");
         assert!(!lines[3..].contains(&leaked.as_raw_fd().to_string().as_str()), "{text}");
+    }
+
+    #[test]
+    fn descriptors_are_given_at_their_places_and_the_environment_is_as_asked() {
+        use std::io::Read;
+        use std::os::fd::AsFd;
+
+        let (input, mut write) = std::io::pipe().unwrap();
+        let (mut read, output) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut write, b"through").unwrap();
+        drop(write);
+        let script =
+            "cat <&3 >&4; env >&4; grep -E 'SigBlk|SigIgn' /proc/self/status >&4; readlink /proc/self/fd/0 >&4";
+        let program = Program {
+            path: Path::new("/bin/sh"),
+            args: &["-c".into(), script.into()],
+            env: &["NAME=value".into()],
+            fds: &[input.as_fd(), output.as_fd()],
+        };
+        let pid = with_descriptors(&program).unwrap();
+        drop((input, output));
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("through") && text.contains("NAME=value\n"), "{text}");
+        assert_eq!(
+            text.matches("0000000000000000").count(),
+            2,
+            "no signal is blocked or ignored: {text}"
+        );
+        assert!(text.ends_with("/dev/null\n") && !text.contains("HOME="), "{text}");
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.cast_signed()), None).unwrap();
+
+        let missing = Program {
+            path: Path::new("/nonexistent"),
+            args: &[],
+            env: &[],
+            fds: &[],
+        };
+        assert_eq!(with_descriptors(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }
