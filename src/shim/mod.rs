@@ -2,6 +2,7 @@
 
 pub mod cgroups;
 pub mod events;
+pub mod oom;
 pub mod stats;
 
 use std::process::ExitCode;
