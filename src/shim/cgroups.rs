@@ -169,14 +169,41 @@ pub mod tests {
     }
 
     impl Groups {
+        #[allow(clippy::new_without_default)]
         pub fn new() -> Self {
+            Self::at(format!("/berth-test-{}", &crate::model::Id::random().as_str()[..8]))
+        }
+
+        /// Groups below; they must go first.
+        pub fn below(&self, name: &str) -> Self {
+            Self::at(format!("{}/{name}", self.path))
+        }
+
+        fn at(path: String) -> Self {
             let version = Version::detect().unwrap();
-            let path = format!("/berth-test-{}", &crate::model::Id::random().as_str()[..8]);
             version.create(&path).unwrap();
             Self {
                 version,
                 path,
                 children: Vec::new(),
+            }
+        }
+
+        /// Lets them have `bytes` of memory, without swap where that can be said.
+        pub fn limit(&self, bytes: u64) {
+            let (root, limit, swap, none) = match &self.version {
+                Version::V1 { hierarchies, .. } => (
+                    &hierarchies["memory"],
+                    "memory.limit_in_bytes",
+                    "memory.memsw.limit_in_bytes",
+                    bytes,
+                ),
+                Version::V2 { root } => (root, "memory.max", "memory.swap.max", 0),
+            };
+            let group = root.join(&self.path[1..]);
+            fs::write(group.join(limit), bytes.to_string()).unwrap();
+            if group.join(swap).exists() {
+                fs::write(group.join(swap), none.to_string()).unwrap();
             }
         }
 

@@ -2,6 +2,7 @@
 
 pub mod cgroups;
 pub mod events;
+pub mod oom;
 pub mod runtime;
 pub mod stats;
 pub mod stdio;
