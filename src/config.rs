@@ -10,6 +10,8 @@ use tracing_subscriber::filter::Targets;
 
 /// Where the file is looked for when the command line names none.
 pub const DEFAULT_FILE: &str = "/etc/berth/config.toml";
+/// The `runtime_type` of berth's own shim.
+pub const OWN_SHIM: &str = "berth";
 /// The socket of a daemon with the default configuration.
 pub const DEFAULT_SOCKET: &str = "/run/berth/berth.sock";
 
@@ -29,6 +31,7 @@ pub struct Config {
     pub default_handler: String,
     pub log: Log,
     pub containerd: Containerd,
+    pub shim: Shim,
     pub network: Network,
     /// Runtime handlers (Kubernetes' RuntimeClass `handler`) by name.
     pub handlers: BTreeMap<String, Handler>,
@@ -63,6 +66,54 @@ pub struct Containerd {
     pub share_k8s_namespace: bool,
 }
 
+/// berth's own shim, the processes that hold containers and write their logs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shim {
+    /// Its program, an absolute path. None: `containerd-shim-berth-v1` beside berth's own.
+    pub binary: Option<PathBuf>,
+    /// How many pods share a process: `"all"`, or a number, for smaller domains of failure.
+    pub pods_per_process: PodsPerProcess,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Many", into = "Many")]
+pub enum PodsPerProcess {
+    #[default]
+    All,
+    AtMost(std::num::NonZeroUsize),
+}
+
+/// As it is written: a word or a number.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Many {
+    Word(String),
+    Number(usize),
+}
+
+impl TryFrom<Many> for PodsPerProcess {
+    type Error = String;
+
+    fn try_from(many: Many) -> Result<Self, String> {
+        let number = match many {
+            Many::Word(word) if word == "all" => return Ok(Self::All),
+            Many::Word(_) => None,
+            Many::Number(number) => std::num::NonZeroUsize::new(number),
+        };
+        number.map(Self::AtMost).ok_or_else(|| "neither \"all\" nor a number of 1 or more".to_owned())
+    }
+}
+
+impl From<PodsPerProcess> for Many {
+    fn from(pods: PodsPerProcess) -> Self {
+        match pods {
+            PodsPerProcess::All => Self::Word("all".to_owned()),
+            PodsPerProcess::AtMost(number) => Self::Number(number.get()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
@@ -91,7 +142,7 @@ pub enum NetworkMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Handler {
-    /// containerd's shim.
+    /// containerd's name for the shim that holds the pod's containers, or its path; `berth` is berth's own.
     pub runtime_type: String,
     /// The OCI runtime's binary, a path or a name in containerd's PATH.
     pub binary: String,
@@ -110,6 +161,7 @@ impl Default for Config {
             default_handler: "runc".to_owned(),
             log: Log::default(),
             containerd: Containerd::default(),
+            shim: Shim::default(),
             network: Network::default(),
             handlers: BTreeMap::from([("runc".to_owned(), Handler::default())]),
         }
@@ -151,7 +203,7 @@ impl Default for Network {
 impl Default for Handler {
     fn default() -> Self {
         Self {
-            runtime_type: "io.containerd.runc.v2".to_owned(),
+            runtime_type: OWN_SHIM.to_owned(),
             binary: "runc".to_owned(),
             runtime_root: String::new(),
             snapshotter: "overlayfs".to_owned(),

@@ -117,8 +117,6 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     }
     house.pods.recover().await?;
     house.manifests.recover().await;
-    let pods = house.pods.clone();
-    keepers.spawn(async move { pods.keep_pump().await });
     let (down, mut go_down) = mpsc::channel(1);
     tracing::info!(socket = %config.socket.display(), instance, "berth serves");
     let asked = house.serve(&config, listener, down, &mut go_down).await?;
@@ -282,7 +280,7 @@ impl House {
         Ok(asked)
     }
 
-    /// Ends all pods, the log pump, the network and berth's own containerd.
+    /// Ends all pods, the shims, the network and berth's own containerd.
     async fn down(&self, embedded: Option<&embedded::Embedded>) -> Result<(), Error> {
         let mut errors = Vec::new();
         errors.extend(self.manifests.delete_all().await.err().map(|error| error.to_string()));
@@ -292,10 +290,10 @@ impl House {
         }
         errors.extend(
             self.pods
-                .stop_pump()
+                .stop_shims()
                 .await
                 .err()
-                .map(|error| format!("log pump: {error}")),
+                .map(|error| format!("shims: {error}")),
         );
         errors.extend(
             self.pods
@@ -362,8 +360,13 @@ fn image_settings(config: &Config, instance: &str) -> image::Settings {
 fn pod_settings(config: &Config, instance: &str) -> Result<pod::Settings, Error> {
     let kernel = |what: &'static str| move |source| Error::Kernel { what, source };
     let cgroups = sys::cgroup::Version::detect().map_err(kernel("cannot find the cgroups"))?;
+    let binary = shim_binary(config)?;
     let handler = |handler: &config::Handler| pod::Handler {
-        runtime_type: handler.runtime_type.clone(),
+        runtime_type: match handler.runtime_type.as_str() {
+            config::OWN_SHIM => binary.display().to_string(),
+            other => other.to_owned(),
+        },
+        own_shim: handler.runtime_type == config::OWN_SHIM,
         options: RuncOptions {
             binary_name: handler.binary.clone(),
             root: handler.runtime_root.clone(),
@@ -376,7 +379,7 @@ fn pod_settings(config: &Config, instance: &str) -> Result<pod::Settings, Error>
             state: config.state.clone(),
             netns: config.network.netns_dir.clone(),
             holder: config.state.join("holder"),
-            pump: config.state.join("log-pump.sock"),
+            shims: config.state.join("shims"),
             cgroup_root: format!("/berth-{instance}"),
         },
         handlers: config
@@ -385,9 +388,35 @@ fn pod_settings(config: &Config, instance: &str) -> Result<pod::Settings, Error>
             .map(|(name, value)| (name.clone(), handler(value)))
             .collect(),
         default_handler: config.default_handler.clone(),
+        shim: pod::ShimSettings {
+            binary: binary.clone(),
+            pods_per_process: match config.shim.pods_per_process {
+                config::PodsPerProcess::All => None,
+                config::PodsPerProcess::AtMost(number) => Some(number.get()),
+            },
+        },
         host: host(&cgroups).map_err(kernel("cannot read berth's own capabilities"))?,
         cgroups,
     })
+}
+
+/// The shim's program. containerd is given its path, so that nothing need be in its PATH.
+fn shim_binary(config: &Config) -> Result<PathBuf, Error> {
+    let beside = || {
+        let own = std::env::current_exe()?;
+        Ok(own.with_file_name("containerd-shim-berth-v1"))
+    };
+    let binary = match &config.shim.binary {
+        Some(binary) => binary.clone(),
+        None => beside().map_err(|source| Error::Kernel {
+            what: "cannot find berth's own program",
+            source,
+        })?,
+    };
+    match fs::metadata(&binary) {
+        Ok(_) => Ok(binary),
+        Err(source) => Err(file("cannot find the shim", &binary)(source)),
+    }
 }
 
 /// What this host and berth's own privileges allow containers.

@@ -170,17 +170,17 @@ impl Client {
         }
     }
 
-    /// Deletes an ended task and all that its shim keeps of it; none is fine.
-    pub async fn delete_task(&self, id: &Id) -> Result<(), Error> {
+    /// Deletes an ended task and all that its shim keeps of it. Whether there was one.
+    pub async fn delete_task(&self, id: &Id) -> Result<bool, Error> {
         let request = self.request(DeleteTaskRequest {
             container_id: id.to_string(),
         });
         let answer = self.tasks().delete(request).await;
-        gone_is_fine(
-            answer
-                .map(drop)
-                .map_err(|s| self.error(format!("delete the task of {id}"), &s)),
-        )
+        match answer.map_err(|s| self.error(format!("delete the task of {id}"), &s)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The processes of a running task, by pid.

@@ -42,6 +42,7 @@ fn code(error: &pod::Error) -> Code {
         pod::Error::Network(error) => network_code(error),
         pod::Error::Image(error) => image_code(error),
         pod::Error::Log { .. } | pod::Error::Namespaces(_) | pod::Error::Panicked(_) => Code::Internal,
+        pod::Error::NoShim { .. } | pod::Error::ShimStart { .. } | pod::Error::Shim(_) => Code::Unavailable,
         pod::Error::Several(errors) => errors.first().map_or(Code::Internal, code),
         pod::Error::Shared(error) => code(error),
     }

@@ -115,6 +115,7 @@ impl Engine for Fake {
                 ips: vec!["10.0.0.2".parse().unwrap()],
                 ..Ready::default()
             }),
+            shim: Default::default(),
         };
         let view = SandboxView { id: id.clone(), record };
         Box::pin(async move {

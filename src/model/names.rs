@@ -6,6 +6,9 @@ pub mod annotation {
     /// to be: the shim reads no label.
     pub const SHIM_GROUP: &str = "io.containerd.runc.v2.group";
 
+    /// The directory of the shim process, of berth's own kind, that is to hold the container.
+    pub const SHIM_PLACE: &str = "berth.dev/shim";
+
     /// [`SANDBOX`] or [`CONTAINER`]. Sandboxing runtimes (Kata, gVisor) decide by it.
     pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
     pub const SANDBOX: &str = "sandbox";

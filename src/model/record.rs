@@ -22,6 +22,25 @@ pub struct SandboxRecord {
     /// Nanoseconds since the Unix epoch.
     pub created_at: i64,
     pub state: SandboxState,
+    /// Of records that an earlier berth wrote: none of its own.
+    #[serde(default)]
+    pub shim: ShimUse,
+}
+
+/// Which shim process a pod belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimUse {
+    /// The group of pods that share a process of berth's own; it writes the pod's logs.
+    pub group: String,
+    /// Whether that process holds the pod's containers too, or another shim does.
+    pub own: bool,
+}
+
+impl Default for ShimUse {
+    fn default() -> Self {
+        let group = "0".to_owned();
+        Self { group, own: false }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -111,6 +111,7 @@ impl Core {
                 seccomp_profile: seccomp.as_deref(),
                 host: &self.settings.host,
             })?;
+            let spec = self.placed(spec, &sandbox_record.shim);
             log_once(&notes);
             let record = ContainerRecord {
                 version: VERSION,

@@ -21,7 +21,7 @@ impl Pods {
 }
 
 impl Core {
-    pub(super) async fn remove_container_of(&self, container: &Container) -> Result<(), Error> {
+    pub(super) async fn remove_container_of(self: &Arc<Self>, container: &Container) -> Result<(), Error> {
         self.stop_container_of(container, Duration::ZERO).await?;
         if matches!(container.state(), ContainerState::Exited(_)) {
             container.gone().await;

@@ -18,6 +18,9 @@ use crate::failpoint::effect;
 use crate::model::Id;
 use crate::model::container::{ContainerState, Exit, Reason};
 
+/// How often a container is started whose shim is killed meanwhile.
+const TRIES: u32 = 5;
+
 /// The exit code of a container that could not be started, as Kubernetes' other runtimes give it.
 const START_ERROR_CODE: i32 = 128;
 
@@ -44,6 +47,7 @@ impl Core {
         let sandbox = self.registry.sandbox(&record.sandbox)?;
         let _claim = sandbox.claim.lock().await;
         sandbox.ready()?;
+        let own = sandbox.record().shim.own;
         let wrong = |state| Error::WrongState {
             kind: Kind::Container,
             id: container.id.clone(),
@@ -55,25 +59,41 @@ impl Core {
             ContainerState::Running { .. } => return Err(wrong("running")),
             ContainerState::Exited(_) => return Err(wrong("ended")),
         }
-        match self.try_start(&sandbox, &container).await {
-            Ok(pid) => {
-                self.running(&container, now(), pid).await?;
-                Ok(container.id.clone())
-            }
-            Err(error) => {
-                self.settle_start(&sandbox, &container, &error).await?;
-                Err(error)
+        for _ in 0..TRIES {
+            match self.try_start(&sandbox, &container).await {
+                Ok(pid) => {
+                    self.running(&container, now(), pid).await?;
+                    return Ok(container.id.clone());
+                }
+                Err(error) => {
+                    self.settle_start(&sandbox, &container, &error).await?;
+                    match container.state() {
+                        ContainerState::Running { .. } => return Ok(container.id.clone()),
+                        // Its shim was killed, and the next one has undone what that one was about.
+                        ContainerState::Created if own && is_shim_lost(&error) => {}
+                        _ => return Err(error),
+                    }
+                }
             }
         }
+        Err(Error::Start {
+            id: container.id.clone(),
+            source: containerd::Error::ShimLost {
+                what: format!("start {:?} {TRIES} times", container.id),
+            },
+        })
     }
 
-    async fn try_start(&self, sandbox: &Sandbox, container: &Container) -> Result<u32, Error> {
+    async fn try_start(self: &Arc<Self>, sandbox: &Sandbox, container: &Container) -> Result<u32, Error> {
         let (id, record) = (&container.id, container.record());
         let handler = self
             .handler(&sandbox.record().handler)
             .expect("the handler was checked");
         let pipes = effect("container.pipes", async { make_pipes(&self.paths.container(id)) }).await?;
         effect("container.log", self.open_log(id, &record, &pipes)).await?;
+        if sandbox.record().shim.own {
+            self.keep_pipes(sandbox, id, &pipes, record.config.stdin)?;
+        }
         let start = |source| Error::Start { id: id.clone(), source };
         let rootfs = self.containerd.snapshot_mounts(&handler.snapshotter, id).await?;
         let io = Stdio {
@@ -82,12 +102,13 @@ impl Core {
             stderr: (!record.config.tty).then_some(&*pipes.stderr),
             terminal: record.config.tty,
         };
-        let _alone = sandbox.shim.write().await;
+        let _alone = sandbox.making().await;
         let create = self.containerd.create_task(id, &rootfs, io, &handler.options);
         let pid = effect("container.task", create).await.map_err(start)?;
         effect("container.start", self.containerd.start_task(id))
             .await
             .map_err(start)?;
+        self.keep_process(sandbox, id).await;
         Ok(pid)
     }
 
@@ -115,17 +136,18 @@ impl Core {
         error: &Error,
     ) -> Result<(), Error> {
         let id = &container.id;
-        match self.until_containerd(|| self.containerd.task(id)).await? {
+        match self.find_task(sandbox, id).await? {
             Some(Task::Running { pid }) => return self.running(container, now(), pid).await,
             // containerd went away after the start; the container has ended since.
-            Some(Task::Stopped(ended)) if exit_of(error).is_none() => return self.ended_unseen(container, ended).await,
+            Some(Task::Stopped(ended)) if exit_of(error, sandbox.record().shim.own).is_none() => return self.ended_unseen(container, ended).await,
             Some(Task::Created { .. } | Task::Stopped(_)) => self.delete_task(sandbox, id).await?,
             None => {}
         }
         self.kill_leftovers(&container.record().cgroup);
-        self.close_log(id, Duration::ZERO).await;
+        self.close_log(id, &container.record(), Duration::ZERO).await;
+        self.unkeep(id);
         remove_directory(self.paths.container(id))?;
-        if let Some(exit) = exit_of(error) {
+        if let Some(exit) = exit_of(error, sandbox.record().shim.own) {
             let record =
                 || self.change_container(container, |record| record.state = ContainerState::Exited(exit.clone()));
             self.until_containerd(record).await?;
@@ -135,7 +157,7 @@ impl Core {
     }
 
     /// Records a start and an end that nobody saw, and clears the task away.
-    pub(super) async fn ended_unseen(&self, container: &Container, ended: Ended) -> Result<(), Error> {
+    pub(super) async fn ended_unseen(self: &Arc<Self>, container: &Container, ended: Ended) -> Result<(), Error> {
         let state = ContainerState::Running {
             started_at: ended.at,
             pid: 0,
@@ -147,7 +169,10 @@ impl Core {
 
     /// Ends the pod's shim if none of the pod's tasks is left: one that remained when a task's making was cut off.
     pub(super) async fn dismiss_shim(&self, sandbox: &Sandbox) -> Result<(), containerd::Error> {
-        let _alone = sandbox.shim.write().await;
+        // A shim of our own is not the pod's alone.
+        let Some(_alone) = sandbox.making().await else {
+            return Ok(());
+        };
         let Some(shim) = self.containerd.shim(&sandbox.id).await else {
             return Ok(());
         };
@@ -167,8 +192,10 @@ impl Core {
 
     /// Deletes the task of a container that was never recorded as started, should the pod's shim have one that
     /// containerd does not know: its making was cut off.
-    pub(super) async fn forget_task(&self, sandbox: &Sandbox, container: &Container) -> Result<(), containerd::Error> {
-        let _alone = sandbox.shim.write().await;
+    pub(super) async fn forget_task(self: &Arc<Self>, sandbox: &Sandbox, container: &Container) -> Result<(), Error> {
+        let Some(_alone) = sandbox.making().await else {
+            return self.forget_in_shim(&sandbox.record().shim.group, &container.id).await;
+        };
         if self
             .until_containerd(|| self.containerd.task(&container.id))
             .await?
@@ -183,18 +210,34 @@ impl Core {
         Ok(())
     }
 
+    /// The task of a container, also one that containerd lost with its shim and that could be given back to it.
+    pub(super) async fn find_task(self: &Arc<Self>, sandbox: &Sandbox, id: &Id) -> Result<Option<Task>, Error> {
+        match self.until_containerd(|| self.containerd.task(id)).await? {
+            None if self.reclaim(sandbox, id).await? => Ok(self.until_containerd(|| self.containerd.task(id)).await?),
+            task => Ok(task),
+        }
+    }
+
     /// Kills what is left of a task and deletes it.
-    pub(super) async fn delete_task(&self, sandbox: &Sandbox, id: &Id) -> Result<(), Error> {
-        let _others = sandbox.shim.read().await;
-        self.until_containerd(|| async {
+    pub(super) async fn delete_task(self: &Arc<Self>, sandbox: &Sandbox, id: &Id) -> Result<(), Error> {
+        let _others = sandbox.deleting().await;
+        let deleted = self.until_containerd(|| async {
             if let Some(Task::Created { .. } | Task::Running { .. }) = self.containerd.task(id).await? {
                 self.containerd.kill_task(id, crate::model::Signal::KILL, true).await?;
                 let _ = tokio::time::timeout(super::container_stop::DEATH, self.containerd.wait_task(id)).await;
             }
             effect("container.untask", self.containerd.delete_task(id)).await
-        })
-        .await?;
-        Ok(())
+        });
+        self.surely_deleted(sandbox, id, deleted.await?).await
+    }
+
+    /// A task that containerd did not have (any more) may be one that it lost with its shim.
+    pub(super) async fn surely_deleted(self: &Arc<Self>, sandbox: &Sandbox, id: &Id, deleted: bool) -> Result<(), Error> {
+        let shim = sandbox.record().shim;
+        match deleted || !shim.own {
+            true => Ok(()),
+            false => self.forget_in_shim(&shim.group, id).await,
+        }
     }
 
     /// Does something with containerd again and again while it is not there, or, for a while, a shim does not answer
@@ -225,8 +268,12 @@ impl Core {
     }
 }
 
+fn is_shim_lost(error: &Error) -> bool {
+    matches!(error, Error::Start { source, .. } if source.is_shim_lost())
+}
+
 /// How a container has ended whose start failed so. None: it has not; it can be started again.
-fn exit_of(error: &Error) -> Option<Exit> {
+fn exit_of(error: &Error, own_shim: bool) -> Option<Exit> {
     let Error::Start { source, .. } = error else {
         return None;
     };
@@ -238,8 +285,8 @@ fn exit_of(error: &Error) -> Option<Exit> {
             reason: Reason::StartError,
             message: source.to_string(),
         }),
-        // Perhaps it ran.
-        containerd::Error::ShimLost { .. } => Some(Exit::unknown(0, now())),
+        // Perhaps it ran. Of a container under our own shim that would be known.
+        containerd::Error::ShimLost { .. } if !own_shim => Some(Exit::unknown(0, now())),
         _ => None,
     }
 }

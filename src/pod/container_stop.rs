@@ -7,8 +7,10 @@ use super::error::Error;
 use super::operation::owned;
 use super::registry::Container;
 use super::{Core, Pods};
+use crate::containerd;
 use crate::failpoint::effect;
 use crate::model::container::ContainerState;
+use crate::model::security::PidMode;
 use crate::model::{Id, Signal};
 
 /// How long a process may take to die of SIGKILL (uninterruptible sleep, a core dump) before the stop is an error.
@@ -24,7 +26,7 @@ impl Pods {
 }
 
 impl Core {
-    pub(super) async fn stop_container_of(&self, container: &Container, grace: Duration) -> Result<(), Error> {
+    pub(super) async fn stop_container_of(self: &Arc<Self>, container: &Container, grace: Duration) -> Result<(), Error> {
         // A start in progress is awaited, so that it cannot run what was just stopped.
         if let Ok(sandbox) = self.registry.sandbox(&container.record().sandbox) {
             drop(sandbox.claim.lock().await);
@@ -34,20 +36,12 @@ impl Core {
         }
         if !grace.is_zero() {
             let signal = container.record().stop_signal;
-            effect(
-                "container.signal",
-                self.containerd.kill_task(&container.id, signal, false),
-            )
-            .await?;
+            effect("container.signal", self.signal(container, signal, false)).await?;
             if tokio::time::timeout(grace, container.ended()).await.is_ok() {
                 return Ok(());
             }
         }
-        effect(
-            "container.kill",
-            self.containerd.kill_task(&container.id, Signal::KILL, true),
-        )
-        .await?;
+        effect("container.kill", self.signal(container, Signal::KILL, true)).await?;
         match tokio::time::timeout(DEATH, container.ended()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::WillNotDie {
@@ -55,5 +49,19 @@ impl Core {
                 after: DEATH,
             }),
         }
+    }
+
+    /// Sends a signal to the container's first process, or to all: by the handle that berth holds, which works whoever
+    /// is being restarted, or else through containerd.
+    async fn signal(&self, container: &Container, signal: Signal, all: bool) -> Result<(), containerd::Error> {
+        if !self.signal_kept(&container.id, signal) {
+            return self.containerd.kill_task(&container.id, signal, all).await;
+        }
+        let record = container.record();
+        // The end of a PID namespace's first process is that of all in it.
+        if all && record.config.security.namespaces.pid != PidMode::Container {
+            self.kill_leftovers(&record.cgroup);
+        }
+        Ok(())
     }
 }

@@ -60,6 +60,12 @@ pub enum Error {
     },
     #[error("the log of container {id:?}: {message}")]
     Log { id: Id, message: String },
+    #[error("no shim answers at {} within {} s; berth's log says why", place.display(), after.as_secs())]
+    NoShim { place: PathBuf, after: Duration },
+    #[error("cannot start the shim {}: {reason}", binary.display())]
+    ShimStart { binary: PathBuf, reason: String },
+    #[error(transparent)]
+    Shim(crate::shim::control::Error),
     #[error("cgroup {path}: {source}")]
     Cgroup { path: String, source: io::Error },
     #[error(transparent)]

@@ -26,7 +26,10 @@ impl Core {
     pub(super) fn watch_exit(self: &Arc<Self>, container: &Arc<Container>) {
         let (core, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
-            let ended = core.wait_exit(&container.id).await;
+            let Ok(sandbox) = core.registry.sandbox(&container.record().sandbox) else {
+                return;
+            };
+            let ended = core.wait_exit(&sandbox, &container.id).await;
             while let Err(error) = core.finish(&container, ended).await {
                 tracing::error!(id = ?container.id, %error, "cannot clear away an ended container; trying again");
                 tokio::time::sleep(AGAIN).await;
@@ -42,7 +45,7 @@ impl Core {
     pub(super) fn watch_holder(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let (core, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
         tokio::spawn(async move {
-            core.wait_exit(&sandbox.id).await;
+            core.wait_exit(&sandbox, &sandbox.id).await;
             if let SandboxState::Ready(_) = sandbox.state() {
                 tracing::warn!(id = ?sandbox.id, "the holder of a pod's PID namespace ended; stopping the sandbox");
                 if let Err(error) = core.stop_sandbox_of(&sandbox).await {
@@ -53,7 +56,7 @@ impl Core {
     }
 
     /// How the task `id` ended; None when nobody can know any more.
-    async fn wait_exit(&self, id: &Id) -> Option<Ended> {
+    pub(super) async fn wait_exit(self: &Arc<Self>, sandbox: &Sandbox, id: &Id) -> Option<Ended> {
         loop {
             match self.until_containerd(|| self.containerd.wait_task(id)).await {
                 Ok(ended) => return Some(ended),
@@ -61,7 +64,14 @@ impl Core {
             }
             // The shim may have died, or containerd may be about to notice; it knows soon.
             match self.until_containerd(|| self.containerd.task(id)).await {
-                Ok(None) => return None,
+                Ok(None) => match self.reclaim(sandbox, id).await {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(error) => {
+                        tracing::warn!(?id, %error, "cannot give a task back to containerd; trying again");
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                },
                 Ok(Some(Task::Stopped(ended))) => return Some(ended),
                 Ok(Some(_)) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
@@ -69,7 +79,7 @@ impl Core {
     }
 
     /// Records an end and clears the task away. Also what recovery does for a container that ended meanwhile.
-    pub(super) async fn finish(&self, container: &Container, ended: Option<Ended>) -> Result<(), Error> {
+    pub(super) async fn finish(self: &Arc<Self>, container: &Container, ended: Option<Ended>) -> Result<(), Error> {
         let (id, record) = (&container.id, container.record());
         if let ContainerState::Running { started_at, .. } = record.state {
             if ended.is_none() {
@@ -79,7 +89,7 @@ impl Core {
                 Some(ended) => Exit::with_code(started_at, ended.at, ended.code, self.was_oom(&record.cgroup)),
                 None => Exit::unknown(started_at, now()),
             };
-            self.close_log(id, DRAIN).await;
+            self.close_log(id, &record, DRAIN).await;
             let record =
                 || self.change_container(container, |record| record.state = ContainerState::Exited(exit.clone()));
             self.until_containerd(|| effect("container.exited", record())).await?;
@@ -90,10 +100,11 @@ impl Core {
         gone
     }
 
-    async fn clear(&self, container: &Container) -> Result<(), Error> {
+    async fn clear(self: &Arc<Self>, container: &Container) -> Result<(), Error> {
         let record = container.record();
         let sandbox = self.registry.sandbox(&record.sandbox)?;
         self.delete_task(&sandbox, &container.id).await?;
+        self.unkeep(&container.id);
         remove_directory(self.paths.container(&container.id))
     }
 

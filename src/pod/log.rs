@@ -1,10 +1,8 @@
-//! The logs of containers: berth tells the log pump (a small process that outlives it, see [`crate::logs`]) what to
-//! copy where, and sees to it that there is a pump.
+//! The logs of containers: berth tells the log writer (a thread of the pod's shim, see [`crate::logs`]) what to copy
+//! where.
 
-use std::time::Duration;
-
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::paths::Pipes;
@@ -13,6 +11,9 @@ use crate::logs::{self, protocol::Open};
 use crate::model::Id;
 use crate::model::container::ContainerState;
 use crate::model::record::ContainerRecord;
+
+/// How long a new shim may take to answer in the place of one that died.
+const RETRY: Duration = Duration::from_secs(10);
 
 impl Pods {
     /// Opens a running container's log anew, after it was renamed. On an error no new file was made.
@@ -23,9 +24,9 @@ impl Pods {
         }
         let reopened = self
             .0
-            .pump({
+            .log_writer(&self.0.log_group(&container.record()), {
                 let id = id.clone();
-                move |pump| pump.reopen(&id)
+                move |writer| writer.reopen(&id)
             })
             .await;
         reopened.map_err(|error| Error::Log {
@@ -33,63 +34,24 @@ impl Pods {
             message: error.to_string(),
         })
     }
-
-    /// Keeps a log pump running: when it ends, another takes over the pipes of all running containers. Never returns.
-    pub async fn keep_pump(&self) {
-        loop {
-            if let Err(error) = self.0.ensure_pump().await {
-                tracing::error!(%error, "cannot start the log pump; containers will block when their pipes are full");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
-            }
-            self.0.resume_logs().await;
-            if let Ok(mut connection) = UnixStream::connect(&self.0.paths.pump).await {
-                // The pump never speaks first: this ends when the pump does.
-                while matches!(connection.read(&mut [0; 16]).await, Ok(1..)) {}
-                tracing::warn!("the log pump ended");
-            }
-        }
-    }
-
-    /// Ends the pump.
-    pub async fn stop_pump(&self) -> Result<(), logs::Error> {
-        self.0.pump(|pump| pump.shutdown()).await
-    }
 }
 
 impl Core {
-    pub(super) async fn ensure_pump(&self) -> std::io::Result<()> {
-        let (socket, state) = (self.paths.pump.clone(), self.paths.state.clone());
-        blocking(move || {
-            if logs::Client::new(&socket).ping().is_ok() {
-                return Ok(());
-            }
-            logs::start(&std::env::current_exe()?, &socket, &state.join("log-pump.log"))
-        })
-        .await
+    /// The group of pods whose shim writes the container's log.
+    fn log_group(&self, record: &ContainerRecord) -> String {
+        let sandbox = self.registry.sandbox(&record.sandbox);
+        sandbox.map(|sandbox| sandbox.record().shim).unwrap_or_default().group
     }
 
-    /// Gives the pump the pipes of all running containers. It keeps those that it has.
-    pub(super) async fn resume_logs(&self) {
-        for container in self.registry.containers() {
-            let record = container.record();
-            if let ContainerState::Running { .. } = record.state {
-                let pipes = Pipes::below(&self.paths.container(&container.id));
-                if let Err(error) = self.open_log(&container.id, &record, &pipes).await {
-                    tracing::error!(id = ?container.id, %error, "cannot go on with a container's log");
-                }
-            }
-        }
-    }
-
-    pub(super) async fn open_log(&self, id: &Id, record: &ContainerRecord, pipes: &Pipes) -> Result<(), Error> {
+    pub(super) async fn open_log(self: &Arc<Self>, id: &Id, record: &ContainerRecord, pipes: &Pipes) -> Result<(), Error> {
         let open = Open {
             id: id.clone(),
             stdout: pipes.stdout.clone(),
             stderr: (!record.config.tty).then(|| pipes.stderr.clone()),
             log_path: self.log_path(record),
         };
-        let opened = self.pump(move |pump| pump.open(&open)).await;
+        let group = self.log_group(record);
+        let opened = self.log_writer(&group, move |writer| writer.open(&open)).await;
         opened.map_err(|error| Error::Log {
             id: id.clone(),
             message: error.to_string(),
@@ -97,11 +59,11 @@ impl Core {
     }
 
     /// Waits until all output of an ended container is in its log, at most for `patience`, and closes it.
-    pub(super) async fn close_log(&self, id: &Id, patience: Duration) {
+    pub(super) async fn close_log(self: &Arc<Self>, id: &Id, record: &ContainerRecord, patience: Duration) {
         let drained = self
-            .pump({
+            .log_writer(&self.log_group(record), {
                 let id = id.clone();
-                move |pump| pump.drain(&id, patience)
+                move |writer| writer.drain(&id, patience)
             })
             .await;
         match drained {
@@ -116,11 +78,25 @@ impl Core {
         }
     }
 
-    async fn pump<T: Send + 'static>(
-        &self,
-        ask: impl FnOnce(&logs::Client) -> Result<T, logs::Error> + Send + 'static,
+    /// Asks the log writer of a group, and the next one should its shim die meanwhile.
+    pub(super) async fn log_writer<T: Send + 'static>(
+        self: &Arc<Self>,
+        group: &str,
+        ask: impl Fn(&logs::Client) -> Result<T, logs::Error> + Clone + Send + 'static,
     ) -> Result<T, logs::Error> {
-        let client = logs::Client::new(&self.paths.pump);
-        blocking(move || ask(&client)).await
+        let group = self.group(group);
+        let client = logs::Client::new(&group.place.log_socket());
+        let deadline = Instant::now() + RETRY;
+        loop {
+            // Its absence is what the answer says then.
+            group.ready().await.ok();
+            let (client, ask) = (client.clone(), ask.clone());
+            match blocking(move || ask(&client)).await {
+                Err(error) if error.is_unreachable() && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 }

@@ -27,6 +27,7 @@ mod registry;
 mod sandbox_remove;
 mod sandbox_run;
 mod sandbox_stop;
+mod shims;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub use exec::{ExecOutput, ExecResult, MAX_OUTPUT};
 use operation::Operations;
 use paths::Paths;
 use registry::Registry;
+pub use shims::ShimSettings;
+use shims::Shims;
 
 /// The pods of this berth. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +64,7 @@ struct Core {
     paths: Paths,
     registry: Registry,
     operations: Operations,
+    shims: Shims,
 }
 
 /// What the composition root decides.
@@ -70,6 +74,7 @@ pub struct Settings {
     pub paths: Paths,
     pub handlers: BTreeMap<String, Handler>,
     pub default_handler: String,
+    pub shim: ShimSettings,
     /// What the host allows.
     pub host: oci::Host,
     pub cgroups: sys::cgroup::Version,
@@ -79,6 +84,8 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Handler {
     pub runtime_type: String,
+    /// Whether the shim is berth's own.
+    pub own_shim: bool,
     pub options: RuncOptions,
     pub snapshotter: String,
 }
@@ -111,6 +118,7 @@ impl Pods {
             paths,
             registry,
             operations,
+            shims: Shims::default(),
         }))
     }
 

@@ -14,8 +14,8 @@ pub struct Paths {
     pub netns: PathBuf,
     /// Root file system of the holder of shared PID namespaces.
     pub holder: PathBuf,
-    /// The socket of the log pump.
-    pub pump: PathBuf,
+    /// A directory for each group of pods: the place of its shim.
+    pub shims: PathBuf,
     /// The cgroup that holds one per pod, in cgroupfs syntax.
     pub cgroup_root: String,
 }

@@ -13,9 +13,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::error::Error;
+use super::paths::Pipes;
 use super::registry::{Container, Name, Sandbox, container_name};
 use super::sandbox_stop::remove_directory;
-use super::{Core, Pods, blocking, now};
+use super::{Core, Pods, now};
 use crate::containerd::{Ended, Record, Task};
 use crate::model::container::ContainerState;
 use crate::model::sandbox::{Pins, SandboxState};
@@ -57,13 +58,13 @@ fn decide(state: &ContainerState, task: Option<Task>) -> Action {
 
 impl Pods {
     /// Reads back what containerd has recorded and puts right what is not as recorded. To be called once, before
-    /// anything is served. Also starts the log pump.
+    /// anything is served.
     pub async fn recover(&self) -> Result<(), Error> {
         let core = &self.0;
-        if let Err(error) = core.ensure_pump().await {
-            tracing::error!(%error, "cannot start the log pump");
-        }
         core.load().await?;
+        for sandbox in core.registry.sandboxes() {
+            core.group(&sandbox.record().shim.group);
+        }
         for container in core.registry.containers() {
             if let Err(error) = core.recover_container(&container).await {
                 tracing::error!(id = ?container.id, %error, "cannot put a container right");
@@ -74,7 +75,6 @@ impl Pods {
                 tracing::error!(id = ?sandbox.id, %error, "cannot put a sandbox right; it stays listed as not ready");
             }
         }
-        core.resume_logs().await;
         if let Err(error) = core.sweep().await {
             tracing::error!(
                 error = causes(&error),
@@ -133,9 +133,15 @@ impl Core {
                 self.watch_exit(container);
                 return Ok(());
             }
-            Err(_) => self.until_containerd(|| self.containerd.task(id)).await?,
-            Ok(task) => task,
+            Ok(task @ Some(_)) => task,
+            // Not there, or that could not be told.
+            _ => self.find_task(&sandbox, id).await?,
         };
+        if task.is_some() && sandbox.record().shim.own {
+            let pipes = Pipes::below(&self.paths.container(id));
+            self.keep_pipes(&sandbox, id, &pipes, container.record().config.stdin).ok();
+            self.keep_process(&sandbox, id).await;
+        }
         let action = decide(&state, task);
         if action != Action::Keep {
             tracing::info!(?id, ?action, "recovering a container");
@@ -147,7 +153,8 @@ impl Core {
             }
             Action::UndoStart => {
                 self.delete_task(&sandbox, id).await?;
-                self.close_log(id, std::time::Duration::ZERO).await;
+                self.close_log(id, &container.record(), std::time::Duration::ZERO).await;
+                self.unkeep(id);
                 remove_directory(self.paths.container(id))
             }
             Action::Adopt { pid } => {
@@ -181,9 +188,12 @@ impl Core {
                 // A shim that does not tell is no reason to kill a pod; how it is will show.
                 let holder_died = ready.holder.is_some()
                     && matches!(
-                        self.containerd.task(id).await,
+                        self.find_task(sandbox, id).await,
                         Ok(None | Some(Task::Created { .. } | Task::Stopped(_)))
                     );
+                if ready.holder.is_some() && sandbox.record().shim.own && !holder_died {
+                    self.keep_process(sandbox, id).await;
+                }
                 if alive(&ready.pins) && !holder_died {
                     self.watch_ready(sandbox);
                     return Ok(self.dismiss_shim(sandbox).await?);
@@ -195,7 +205,7 @@ impl Core {
     }
 
     /// Removes everything of this instance that no record explains.
-    async fn sweep(&self) -> Result<(), Error> {
+    async fn sweep(self: &Arc<Self>) -> Result<(), Error> {
         let known = self.registry.ids();
         let instance = &self.settings.instance;
         let snapshotters: HashSet<_> = self
@@ -225,7 +235,8 @@ impl Core {
         }
         self.sweep_directories(&known)?;
         self.sweep_cgroups(&known).await?;
-        self.sweep_pump(&known).await;
+        self.sweep_shims().await?;
+        self.sweep_logs(&known).await;
         Ok(self.network.reconcile(&known).await?)
     }
 
@@ -270,17 +281,20 @@ impl Core {
         Ok(())
     }
 
-    async fn sweep_pump(&self, known: &HashSet<Id>) {
-        let pump = crate::logs::Client::new(&self.paths.pump);
-        let known = known.clone();
-        blocking(move || {
-            for status in pump.list().unwrap_or_default() {
-                if !known.contains(&status.open.id) {
-                    pump.close(&status.open.id).ok();
-                }
+    async fn sweep_logs(self: &Arc<Self>, known: &HashSet<Id>) {
+        let groups: HashSet<_> = self.registry.sandboxes().iter().map(|sandbox| sandbox.record().shim.group).collect();
+        for group in groups {
+            let known = known.clone();
+            let swept = self.log_writer(&group, move |writer| {
+                let logs = writer.list()?;
+                let unknown = logs.iter().filter(|log| !known.contains(&log.open.id));
+                unknown.for_each(|log| drop(writer.close(&log.open.id)));
+                Ok(())
+            });
+            if let Err(error) = swept.await {
+                tracing::warn!(group, %error, "cannot look for logs without a container");
             }
-        })
-        .await;
+        }
     }
 }
 

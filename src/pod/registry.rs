@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::error::{Error, Kind};
 use crate::containerd::{self, Record};
@@ -18,8 +18,8 @@ pub(super) struct Sandbox {
     record: Mutex<SandboxRecord>,
     /// Held by whoever changes what the sandbox is made of.
     pub claim: tokio::sync::Mutex<()>,
-    /// Tasks of a pod share a shim, which ends with its last task: a task must not be made while one is deleted.
-    pub shim: RwLock<()>,
+    /// Tasks of a pod share a stock shim, which ends with its last task: a task must not be made while one is deleted.
+    tasks: RwLock<()>,
 }
 
 /// A container that is listed.
@@ -90,13 +90,29 @@ impl std::fmt::Display for Name {
 
 impl Sandbox {
     pub fn new(id: Id, record: SandboxRecord) -> Arc<Self> {
-        let (claim, shim) = (tokio::sync::Mutex::default(), RwLock::default());
+        let (claim, tasks) = (tokio::sync::Mutex::default(), RwLock::default());
         Arc::new(Self {
             id,
             record: Mutex::new(record),
             claim,
-            shim,
+            tasks,
         })
+    }
+
+    /// To be held while a task of the pod is made.
+    pub async fn making(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        match self.record().shim.own {
+            true => None,
+            false => Some(self.tasks.write().await),
+        }
+    }
+
+    /// To be held while a task of the pod is deleted.
+    pub async fn deleting(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        match self.record().shim.own {
+            true => None,
+            false => Some(self.tasks.read().await),
+        }
     }
 
     pub fn record(&self) -> SandboxRecord {
@@ -378,6 +394,7 @@ mod tests {
             owner: crate::model::sandbox::Owner::Cri,
             created_at: 1,
             state: SandboxState::Stopped,
+            shim: Default::default(),
         }
     }
 

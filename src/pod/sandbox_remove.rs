@@ -19,7 +19,7 @@ impl Pods {
 }
 
 impl Core {
-    pub(super) async fn remove_sandbox_of(&self, sandbox: &Sandbox) -> Result<(), Error> {
+    pub(super) async fn remove_sandbox_of(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), Error> {
         self.stop_sandbox_of(sandbox).await?;
         for container in self.registry.containers_of(&sandbox.id) {
             self.remove_container_of(&container).await?;
@@ -31,6 +31,7 @@ impl Core {
         // Once begun it is finished: what containerd did before it went away must not stay listed.
         self.until_containerd(|| self.forget_sandbox(&sandbox.id)).await?;
         self.registry.drop_sandbox(sandbox);
+        self.release_group(&sandbox.record().shim.group);
         Ok(())
     }
 

@@ -31,6 +31,8 @@ impl Pods {
         core.check_sandbox(&config, handler)?;
         let key = Key::Make(Name::Sandbox(config.name.clone()));
         let (state, handler) = (SandboxState::Creating, handler.to_owned());
+        let own = core.handler(&handler).is_some_and(|handler| handler.own_shim);
+        let shim = core.choose_shim(own);
         let record = SandboxRecord {
             version: VERSION,
             config,
@@ -38,6 +40,7 @@ impl Pods {
             owner,
             created_at: now(),
             state,
+            shim,
         };
         self.0
             .operations
@@ -116,6 +119,7 @@ impl Core {
             rootfs: &self.paths.holder,
             host: &self.settings.host,
         })?;
+        let spec = self.placed(spec, &record.shim);
         let record = Record::Sandbox(record);
         let new = containerd::New {
             id: &sandbox.id,
@@ -129,8 +133,9 @@ impl Core {
         Ok(effect("sandbox.record", self.containerd.create_record(instance, new)).await?)
     }
 
-    async fn make_sandbox(&self, sandbox: &Sandbox) -> Result<(), Error> {
+    async fn make_sandbox(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), Error> {
         let (id, config) = (&sandbox.id, sandbox.record().config);
+        self.group(&sandbox.record().shim.group).ready().await?;
         self.make_files(id, &config).await?;
         let pins = self.make_namespaces(id, &config).await?;
         let ips = match &pins.net {
@@ -198,7 +203,7 @@ impl Core {
     }
 
     /// The process that holds a shared PID namespace. Gives its pid.
-    async fn start_holder(&self, sandbox: &Sandbox) -> Result<u32, Error> {
+    async fn start_holder(self: &Arc<Self>, sandbox: &Sandbox) -> Result<u32, Error> {
         let id = &sandbox.id;
         let rootfs = self.paths.holder.clone();
         blocking(move || netns::holder::install(&rootfs))
@@ -209,12 +214,13 @@ impl Core {
             .expect("the handler was checked")
             .options;
         let start = |source| Error::Start { id: id.clone(), source };
-        let _alone = sandbox.shim.write().await;
+        let _alone = sandbox.making().await;
         let create = self.containerd.create_task(id, &[], Stdio::default(), options);
         let pid = effect("sandbox.holder.task", create).await.map_err(start)?;
         effect("sandbox.holder.start", self.containerd.start_task(id))
             .await
             .map_err(start)?;
+        self.keep_process(sandbox, id).await;
         Ok(pid)
     }
 

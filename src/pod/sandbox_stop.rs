@@ -23,7 +23,7 @@ impl Pods {
 }
 
 impl Core {
-    pub(super) async fn stop_sandbox_of(&self, sandbox: &Sandbox) -> Result<(), Error> {
+    pub(super) async fn stop_sandbox_of(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), Error> {
         let Some(holder) = self.begin_stop(sandbox).await? else {
             return Ok(());
         };
@@ -38,7 +38,7 @@ impl Core {
 
     /// Records that the sandbox is going, so that nothing new starts in it. None: it is stopped already. Otherwise
     /// whether it may have a holder.
-    async fn begin_stop(&self, sandbox: &Sandbox) -> Result<Option<bool>, Error> {
+    async fn begin_stop(self: &Arc<Self>, sandbox: &Sandbox) -> Result<Option<bool>, Error> {
         let _claim = sandbox.claim.lock().await;
         match sandbox.state() {
             SandboxState::Stopped => Ok(None),
@@ -68,7 +68,7 @@ impl Core {
         }
     }
 
-    async fn kill_containers(&self, id: &Id) -> Result<(), Error> {
+    async fn kill_containers(self: &Arc<Self>, id: &Id) -> Result<(), Error> {
         let containers = self.registry.containers_of(id);
         let stops = containers
             .iter()
@@ -85,7 +85,7 @@ impl Core {
     }
 
     /// Gives back all that a sandbox may hold, backwards. Whatever is gone already is fine.
-    pub(super) async fn release_sandbox(&self, sandbox: &Sandbox, holder: bool) -> Result<(), Error> {
+    pub(super) async fn release_sandbox(self: &Arc<Self>, sandbox: &Sandbox, holder: bool) -> Result<(), Error> {
         let id = &sandbox.id;
         let config = sandbox.record().config;
         let mut errors = Vec::new();
@@ -116,7 +116,7 @@ impl Core {
     }
 
     /// Ends what is left of a sandbox' processes once its containers have ended: its holder and its shim.
-    async fn end_tasks(&self, sandbox: &Sandbox, holder: bool) -> Result<(), Error> {
+    async fn end_tasks(self: &Arc<Self>, sandbox: &Sandbox, holder: bool) -> Result<(), Error> {
         if holder {
             self.end_holder(sandbox).await?;
             let (id, config) = (&sandbox.id, sandbox.record().config);
@@ -125,22 +125,25 @@ impl Core {
         Ok(self.dismiss_shim(sandbox).await?)
     }
 
-    async fn end_holder(&self, sandbox: &Sandbox) -> Result<(), Error> {
+    async fn end_holder(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), Error> {
         let id = &sandbox.id;
-        if self.until_containerd(|| self.containerd.task(id)).await?.is_none() {
+        if self.find_task(sandbox, id).await?.is_none() {
             return Ok(());
         }
-        effect("sandbox.holder.kill", self.containerd.kill_task(id, Signal::KILL, true)).await?;
+        if !self.signal_kept(id, Signal::KILL) {
+            effect("sandbox.holder.kill", self.containerd.kill_task(id, Signal::KILL, true)).await?;
+        }
         // It dies at once; should the task be gone meanwhile, the deletion finds nothing.
-        let died = tokio::time::timeout(super::container_stop::DEATH, self.containerd.wait_task(id)).await;
+        let died = tokio::time::timeout(super::container_stop::DEATH, self.wait_exit(sandbox, id)).await;
         died.map_err(|_| Error::WillNotDie {
             id: id.clone(),
             after: super::container_stop::DEATH,
-        })?
-        .ok();
-        let _others = sandbox.shim.read().await;
+        })?;
+        let _others = sandbox.deleting().await;
         let delete = || effect("sandbox.holder.delete", self.containerd.delete_task(id));
-        Ok(self.until_containerd(delete).await?)
+        let deleted = self.until_containerd(delete).await?;
+        self.unkeep(id);
+        self.surely_deleted(sandbox, id, deleted).await
     }
 
     pub(super) async fn remove_cgroup(&self, path: String) -> Result<(), Error> {

@@ -7,6 +7,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::rootfs::Mount;
+
 /// Mounts a tmpfs of at most `size` bytes at the directory `path`; its root has the permissions `mode`.
 pub fn tmpfs(path: &Path, size: u64, mode: u32) -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -23,6 +25,71 @@ pub fn tmpfs(path: &Path, size: u64, mode: u32) -> io::Result<()> {
 /// Makes `path` show what `source` is. Both must exist, and be both directories or both not.
 pub fn bind(source: &Path, path: &Path) -> io::Result<()> {
     Ok(mount(Some(source), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+}
+
+/// Options that are flags of the mount (mount(8)), and whether each sets its flag or clears it.
+const FLAGS: [(&str, MsFlags, bool); 24] = [
+    ("async", MsFlags::MS_SYNCHRONOUS, false),
+    ("atime", MsFlags::MS_NOATIME, false),
+    ("bind", MsFlags::MS_BIND, true),
+    ("defaults", MsFlags::empty(), true),
+    ("dev", MsFlags::MS_NODEV, false),
+    ("diratime", MsFlags::MS_NODIRATIME, false),
+    ("dirsync", MsFlags::MS_DIRSYNC, true),
+    ("exec", MsFlags::MS_NOEXEC, false),
+    ("mand", MsFlags::MS_MANDLOCK, true),
+    ("noatime", MsFlags::MS_NOATIME, true),
+    ("nodev", MsFlags::MS_NODEV, true),
+    ("nodiratime", MsFlags::MS_NODIRATIME, true),
+    ("noexec", MsFlags::MS_NOEXEC, true),
+    ("nomand", MsFlags::MS_MANDLOCK, false),
+    ("norelatime", MsFlags::MS_RELATIME, false),
+    ("nostrictatime", MsFlags::MS_STRICTATIME, false),
+    ("nosuid", MsFlags::MS_NOSUID, true),
+    ("rbind", MsFlags::MS_BIND.union(MsFlags::MS_REC), true),
+    ("relatime", MsFlags::MS_RELATIME, true),
+    ("ro", MsFlags::MS_RDONLY, true),
+    ("rw", MsFlags::MS_RDONLY, false),
+    ("strictatime", MsFlags::MS_STRICTATIME, true),
+    ("suid", MsFlags::MS_NOSUID, false),
+    ("sync", MsFlags::MS_SYNCHRONOUS, true),
+];
+
+/// Mounts what a snapshotter of containerd's describes at the directory `path`.
+pub fn filesystem(wanted: &Mount, path: &Path) -> io::Result<()> {
+    let (flags, data) = options(&wanted.options);
+    if flags.contains(MsFlags::MS_BIND) || wanted.fs_type == "bind" {
+        let bind = (flags & MsFlags::MS_REC) | MsFlags::MS_BIND;
+        mount(Some(wanted.source.as_str()), path, None::<&str>, bind, None::<&str>)?;
+        let others = flags - MsFlags::MS_BIND - MsFlags::MS_REC;
+        if !others.is_empty() {
+            // A bind mount takes its flags at a second step only (mount(2)).
+            let again = others | MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+            mount(None::<&str>, path, None::<&str>, again, None::<&str>)?;
+        }
+        return Ok(());
+    }
+    if wanted.fs_type == "overlay" && data.len() >= MAX_DATA {
+        return Ok(super::rootfs::mount_overlay(&data, flags, path)?);
+    }
+    let fs_type = Some(wanted.fs_type.as_str());
+    Ok(mount(Some(wanted.source.as_str()), path, fs_type, flags, Some(data.as_str()))?)
+}
+
+/// The data of mount(2) is a page at most.
+const MAX_DATA: usize = 4096;
+
+fn options(options: &[String]) -> (MsFlags, String) {
+    let mut flags = MsFlags::empty();
+    let mut data = Vec::new();
+    for option in options {
+        match FLAGS.iter().find(|(name, ..)| name == option) {
+            Some((_, flag, true)) => flags |= *flag,
+            Some((_, flag, false)) => flags -= *flag,
+            None => data.push(option.as_str()),
+        }
+    }
+    (flags, data.join(","))
 }
 
 /// Makes the directory `path` a mount point of its own that shares its mounts with other mount namespaces.

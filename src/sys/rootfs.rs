@@ -133,6 +133,48 @@ fn overlay(layers: &[String]) -> Result<OwnedFd, Errno> {
     own(result)
 }
 
+/// Mounts at `path` an overlay whose options are longer than mount(2) takes: its layers are told one by one, which
+/// takes Linux 6.7.
+pub(super) fn mount_overlay(data: &str, flags: MsFlags, path: &Path) -> Result<(), Errno> {
+    let string = |text: &str| CString::new(text).map_err(|_| Errno::EINVAL);
+    let context = fsopen(c"overlay")?;
+    for option in data.split(',') {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let layers: Vec<_> = if key == "lowerdir" { value.split(':').collect() } else { vec![value] };
+        let key = string(if key == "lowerdir" { "lowerdir+" } else { key })?;
+        let command = if value.is_empty() { libc::FSCONFIG_SET_FLAG } else { libc::FSCONFIG_SET_STRING };
+        for value in layers {
+            let value = string(value)?;
+            let value = if command == libc::FSCONFIG_SET_FLAG { ptr::null() } else { value.as_ptr() };
+            fsconfig(&context, command, key.as_ptr(), value)?;
+        }
+    }
+    fsconfig(&context, libc::FSCONFIG_CMD_CREATE, ptr::null(), ptr::null())?;
+    let attributes = [
+        (MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        (MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        (MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
+        (MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+    ];
+    let wanted = attributes.iter().filter(|(flag, _)| flags.contains(*flag));
+    let attributes = wanted.fold(0, |all, (_, attribute)| all | attribute);
+    // SAFETY: fsmount(2) reads no memory of ours; `context` is open.
+    let mounted = own(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes) })?;
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: move_mount(2) reads two strings that end in NUL and outlive the call.
+    let moved = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mounted.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(moved).map(drop)
+}
+
 fn fsopen(fs_type: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
     // SAFETY: fsopen(2) reads a string that ends in NUL and outlives the call.
     own(unsafe { libc::syscall(libc::SYS_fsopen, fs_type.as_ptr(), libc::FSOPEN_CLOEXEC) })

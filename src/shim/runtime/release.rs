@@ -76,6 +76,11 @@ impl Runtime {
         }
     }
 
+    /// Whether the process of a created container still waits for its start.
+    pub fn is_waiting(&self, id: &str) -> bool {
+        self.root.join(id).join("exec.fifo").exists()
+    }
+
     fn flavour(&self, children: &Children) -> Option<Flavour> {
         let identity = identity(self.resolve())?;
         let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,156 @@
+//! Adoption: a new shim takes over what a killed one left.
+//!
+//! Containers live on when their shim is killed: they hold their own FIFOs, and the kernel gives their processes
+//! another parent. The next shim reads the records, finds each process again by its pid and start time, and holds a
+//! pidfd of it. containerd has forgotten the tasks by then (it called `delete`, see [`super::front`]); a Create of the
+//! same id makes it know them again. What a killed shim was in the middle of making is unmade.
+//!
+//! An exit code goes to the parent, so that of an adopted container is asked of its pidfd (PIDFD_GET_INFO, Linux
+//! 6.15). Of one that ended while no shim was there, only a pidfd that somebody else kept can tell: berth keeps one,
+//! and hands it over ([`Shim::hand`]). Otherwise its code is [`UNKNOWN`].
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::container::{Container, Exit, Phase, Process};
+use super::core::Shim;
+use super::exit::{UNKNOWN, exit_code, now};
+use super::record::{Life, Record, Recorded};
+use super::ends::key;
+use super::stdio::Kept;
+use super::{failed, report};
+use crate::proto::shim::{events, task};
+use crate::sys::process::Handle;
+use crate::ttrpc::{Code, Status};
+
+impl Shim {
+    /// Takes over what the place's records tell of. To be called once, before anybody is served.
+    pub fn adopt(self: &Arc<Self>) {
+        let (records, complaints) = match Record::load(&self.place) {
+            Ok(loaded) => loaded,
+            Err(error) => return report(&format!("cannot read what an earlier shim wrote down: {error}")),
+        };
+        complaints.iter().for_each(|complaint| report(complaint));
+        for record in records {
+            match record.state.clone() {
+                Recorded::Creating | Recorded::Deleting => self.tidy_later(record),
+                Recorded::Created(life) | Recorded::Running(life) => self.adopt_process(record, life),
+                Recorded::Exited { pid, code, at } => {
+                    self.take(record, pid, None, Phase::Exited(Exit { code, at }));
+                }
+            }
+        }
+    }
+
+    fn adopt_process(self: &Arc<Self>, mut record: Record, life: Life) {
+        for (exec_id, life) in std::mem::take(&mut record.execs) {
+            report(&format!("ending process {exec_id} in {}, which an earlier shim started", record.id));
+            end(life);
+        }
+        // In this order: a pid that is used again between the two shows a later start.
+        let handle = Handle::open(life.pid).ok();
+        let handle = handle.filter(|_| life.is_alive()).map(Arc::new);
+        let phase = match &handle {
+            Some(_) if record.runtime.is_waiting(&record.id) => Phase::Created,
+            Some(_) => Phase::Running,
+            // Told by whoever kept a handle of it, if anybody did.
+            None => Phase::Exited(Exit { code: UNKNOWN, at: now() }),
+        };
+        if let Phase::Exited(exit) = phase {
+            record.state = Recorded::Exited { pid: life.pid, code: exit.code, at: exit.at };
+        }
+        self.save(&record);
+        let container = self.take(record, life.pid, handle.clone(), phase);
+        if let Some(handle) = handle {
+            self.watch_end(&container, handle);
+            self.watch_oom(&container);
+        }
+    }
+
+    fn take(self: &Arc<Self>, record: Record, pid: u32, handle: Option<Arc<Handle>>, phase: Phase) -> Arc<Container> {
+        report(&format!("took over {} (pid {pid}, {phase:?})", record.id));
+        let mut process = Process::new(record.io.clone());
+        (process.pid, process.phase) = (pid, phase);
+        process.handle = handle;
+        if phase.exit().is_none() && !record.stdin_closed && !record.io.terminal {
+            process.kept = Some(Kept::adopt(&record.io.stdin));
+        }
+        let container = Container::new(record, process, false);
+        self.add(&container).expect("each record has an id of its own");
+        container
+    }
+
+    /// Descriptors that somebody else kept of an adopted container: a pidfd of its first process, and its terminal.
+    pub fn hand(self: &Arc<Self>, id: &str, pidfd: OwnedFd, terminal: Option<OwnedFd>) -> Result<(), Status> {
+        let container = self.container(id)?;
+        let handle = Arc::new(Handle::from(pidfd));
+        let (record, unknown) = {
+            let state = container.state();
+            if !state.adopted {
+                return Ok(());
+            }
+            let unknown = matches!(state.init.phase, Phase::Exited(exit) if exit.code == UNKNOWN && state.init.handle.is_none());
+            (state.record.clone(), unknown)
+        };
+        if let Some(terminal) = terminal
+            && matches!(self.consoles.master(&key(id, "")), Ok(None))
+        {
+            self.adopt_terminal(&record, terminal).map_err(failed("serve the terminal"))?;
+        }
+        if unknown
+            && let Some(code) = exit_code(&handle)
+        {
+            let mut state = container.state();
+            if let Phase::Exited(exit) = &mut state.init.phase {
+                exit.code = code;
+            }
+            if let Recorded::Exited { code: recorded, .. } = &mut state.record.state {
+                *recorded = code;
+            }
+            self.save(&state.record);
+        }
+        Ok(())
+    }
+
+    /// A Create for an id that is here: containerd takes back what it forgot, or is told that it has it.
+    pub(super) fn reclaim(&self, container: &Container, request: &task::CreateTaskRequest) -> Result<task::CreateTaskResponse, Status> {
+        let mut state = container.state();
+        if state.claimed {
+            return Err(Status::new(Code::AlreadyExists, format!("container {:?} is here already", container.id)));
+        }
+        state.claimed = true;
+        state.record.bundle = request.bundle.clone().into();
+        self.save(&state.record);
+        let pid = state.init.pid;
+        report(&format!("containerd took {} back (pid {pid})", container.id));
+        self.publish(&events::TaskCreate {
+            container_id: container.id.clone(),
+            bundle: request.bundle.clone(),
+            pid,
+            ..Default::default()
+        });
+        if state.init.phase == Phase::Running {
+            self.publish(&events::TaskStart { container_id: container.id.clone(), pid });
+        }
+        Ok(task::CreateTaskResponse { pid })
+    }
+
+    /// containerd has given a container up. It stays, so that it can be taken back. Whether there is one.
+    pub fn disown(&self, id: &str) -> bool {
+        let Some(container) = self.find(id) else { return false };
+        container.state().claimed = false;
+        true
+    }
+}
+
+/// Kills a process of an earlier shim's if it is that one still.
+fn end(life: Life) {
+    if let Ok(handle) = Handle::open(life.pid)
+        && life.is_alive()
+    {
+        for pid in crate::sys::process::descendants(life.pid) {
+            crate::sys::process::kill(pid);
+        }
+        handle.signal(libc::SIGKILL).ok();
+    }
+}

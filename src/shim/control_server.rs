@@ -1,0 +1,145 @@
+//! The shim's end of the private socket ([`super::control`]).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::container::Phase;
+use super::control::{Line, Reply, Request, Task, TaskState};
+use super::core::Shim;
+use super::ends::key;
+use super::{create, report};
+use crate::proto::shim::task;
+
+/// Serves a connection on a thread of its own until it ends.
+pub fn converse(shim: &Arc<Shim>, socket: UnixStream) {
+    let shim = Arc::clone(shim);
+    shim.conversations.fetch_add(1, Ordering::Relaxed);
+    let thread = std::thread::Builder::new().name("control".to_owned()).stack_size(128 << 10);
+    let counted = Arc::clone(&shim);
+    let spawned = thread.spawn(move || {
+        if let Err(error) = answer_all(&shim, socket) {
+            report(&format!("a control connection was cut off: {error}"));
+        }
+        shim.conversations.fetch_sub(1, Ordering::Relaxed);
+        shim.outbox.ring();
+    });
+    if spawned.is_err() {
+        counted.conversations.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn answer_all(shim: &Arc<Shim>, socket: UnixStream) -> io::Result<()> {
+    socket.set_nonblocking(false)?;
+    let mut line = Line::over(socket);
+    while let Some((request, fds)) = line.receive()? {
+        let (reply, fds) = answer(shim, request, fds);
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        line.send(&reply, &fds)?;
+    }
+    Ok(())
+}
+
+fn answer(shim: &Arc<Shim>, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<OwnedFd>) {
+    let failed = |error: &dyn std::fmt::Display| Reply::Failed {
+        message: error.to_string(),
+    };
+    let reply = match request {
+        Request::Hello => Reply::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            binary: std::env::current_exe().unwrap_or_default(),
+        },
+        Request::Tasks => Reply::Tasks { tasks: tasks(shim) },
+        Request::Hand { id } => {
+            let mut fds = fds.into_iter();
+            match (shim.find(&id), fds.next()) {
+                (None, _) => Reply::Unknown,
+                (Some(_), None) => failed(&"no descriptor came with it"),
+                (Some(_), Some(pidfd)) => match shim.hand(&id, pidfd, fds.next()) {
+                    Ok(()) => Reply::Done,
+                    Err(status) => failed(&status),
+                },
+            }
+        }
+        Request::Give { id } => return give(shim, &id),
+        Request::Disown { id } => match shim.disown(&id) {
+            true => Reply::Done,
+            false => Reply::Unknown,
+        },
+        Request::Forget { id } => match forget(shim, id) {
+            Ok(true) => Reply::Done,
+            Ok(false) => Reply::Unknown,
+            Err(message) => failed(&message),
+        },
+        Request::Upgrade { binary: _ } => failed(&"not yet"),
+        Request::Leave if shim.has_containers() => failed(&"it holds containers"),
+        Request::Leave => {
+            shim.leaving.store(true, Ordering::Relaxed);
+            Reply::Done
+        }
+    };
+    (reply, Vec::new())
+}
+
+fn tasks(shim: &Shim) -> Vec<Task> {
+    let containers = shim.containers().into_iter();
+    let described = containers.map(|container| {
+        let state = container.state();
+        Task {
+            id: container.id.clone(),
+            pid: state.init.pid,
+            state: match state.init.phase {
+                Phase::New | Phase::Created | Phase::Starting(_) => TaskState::Created,
+                Phase::Running => TaskState::Running,
+                Phase::Exited(exit) => TaskState::Exited {
+                    code: exit.code,
+                    at: exit.at,
+                },
+            },
+            claimed: state.claimed,
+        }
+    });
+    described.collect()
+}
+
+fn give(shim: &Shim, id: &str) -> (Reply, Vec<OwnedFd>) {
+    let Some(container) = shim.find(id) else {
+        return (Reply::Unknown, Vec::new());
+    };
+    let handle = container.state().init.handle.clone();
+    let Some(pidfd) = handle.and_then(|handle| handle.as_fd().try_clone_to_owned().ok()) else {
+        return (Reply::Unknown, Vec::new());
+    };
+    let terminal = shim.consoles.master(&key(id, "")).ok().flatten();
+    (Reply::Given, std::iter::once(pidfd).chain(terminal).collect())
+}
+
+/// Ends and removes a container. Whether there was one.
+fn forget(shim: &Arc<Shim>, id: String) -> Result<bool, String> {
+    let Some(container) = shim.find(&id) else { return Ok(false) };
+    if container.state().claimed {
+        return Err("containerd knows it; it is to be deleted there".to_owned());
+    }
+    let kill = task::KillRequest {
+        id: id.clone(),
+        signal: libc::SIGKILL.cast_unsigned(),
+        all: true,
+        ..Default::default()
+    };
+    shim.kill(&kill).ok();
+    let delete = task::DeleteRequest {
+        id,
+        ..Default::default()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while let Err(status) = shim.delete(&delete, create::PATIENCE) {
+        if std::time::Instant::now() > deadline {
+            return Err(status.to_string());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Ok(true)
+}

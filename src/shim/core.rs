@@ -1,0 +1,273 @@
+//! What the main loop and the jobs share: the containers, whose pid is whose, and the ways out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::console::Consoles;
+use super::container::{Container, Exit, Waiter};
+use super::events::{Event, Publisher};
+use super::jobs::Jobs;
+use super::outbox::Outbox;
+use super::place::Place;
+use super::{lock, oom, report};
+use crate::proto::shim::events;
+use crate::sys::children::{Children, Dead};
+use crate::sys::process::Handle;
+use crate::ttrpc::{Code, Status};
+
+/// How many verbs run the OCI runtime at once.
+const AT_ONCE: usize = 32;
+/// How many tidy up after deleted containers at once.
+const TIDYING: usize = 4;
+/// Ends of processes that are kept for a start that is not done yet.
+const MAX_UNCLAIMED: usize = 4096;
+
+/// The shim. Its verbs are in one file each: `create`, `start`, `exec`, `signal`, `query`, `delete`, `exit`, `adopt`.
+pub struct Shim {
+    pub place: Place,
+    /// containerd's namespace, and its ttrpc socket, where events go.
+    pub namespace: String,
+    pub events: Publisher,
+    pub children: Children,
+    pub consoles: Consoles,
+    pub outbox: Outbox,
+    /// Verbs that may take their time.
+    pub jobs: Arc<Jobs>,
+    /// What is left to do once a deletion was told.
+    pub tidying: Arc<Jobs>,
+    containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    /// Ids that the OCI runtime still tidies up after.
+    tidied: (Mutex<BTreeSet<String>>, Condvar),
+    pids: Mutex<Pids>,
+    /// What the main loop is to watch from now on.
+    watches: Mutex<Vec<Watch>>,
+    /// Connections to the private socket.
+    pub conversations: AtomicUsize,
+    /// Told to leave as soon as nothing is held any more.
+    pub leaving: AtomicBool,
+}
+
+/// Something about a container that shows by a descriptor.
+pub enum Watch {
+    Oom(String, oom::Watch),
+    /// The end of a process that is not our child.
+    End(Arc<Container>, Arc<Handle>),
+}
+
+/// Who has which pid.
+#[derive(Default)]
+struct Pids {
+    known: HashMap<u32, (String, String)>,
+    /// Starts under way: a child that ends meanwhile and is not known may be the one that is being started.
+    starting: usize,
+    unclaimed: HashMap<u32, Dead>,
+}
+
+/// While it lives, no end of an unknown child is forgotten.
+pub struct Starting<'a>(&'a Shim);
+
+impl Shim {
+    pub fn new(place: Place, namespace: String, ttrpc: Option<PathBuf>) -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            place,
+            events: Publisher::start(ttrpc)?,
+            namespace,
+            children: Children::default(),
+            consoles: Consoles::new()?,
+            outbox: Outbox::new()?,
+            jobs: Jobs::new("verb", AT_ONCE),
+            tidying: Jobs::new("tidy", TIDYING),
+            containers: Mutex::default(),
+            tidied: <(Mutex<BTreeSet<String>>, Condvar)>::default(),
+            pids: Mutex::default(),
+            watches: Mutex::default(),
+            conversations: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
+        }))
+    }
+
+    /// The container `id`, or containerd's NotFound.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, Status> {
+        self.find(id)
+            .ok_or_else(|| Status::new(Code::NotFound, format!("container {id:?} is not here")))
+    }
+
+    pub fn find(&self, id: &str) -> Option<Arc<Container>> {
+        lock(&self.containers).get(id).cloned()
+    }
+
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        lock(&self.containers).values().cloned().collect()
+    }
+
+    pub fn has_containers(&self) -> bool {
+        !lock(&self.containers).is_empty() || !lock(&self.tidied.0).is_empty()
+    }
+
+    /// Adds a container, or gives the one that has its id already.
+    pub fn add(&self, container: &Arc<Container>) -> Result<(), Arc<Container>> {
+        let mut containers = lock(&self.containers);
+        if let Some(other) = containers.get(&container.id) {
+            return Err(Arc::clone(other));
+        }
+        containers.insert(container.id.clone(), Arc::clone(container));
+        Ok(())
+    }
+
+    pub fn drop_container(&self, id: &str) {
+        lock(&self.containers).remove(id);
+    }
+
+    // ---- tidying
+
+    /// Before a container that was told to be deleted leaves the list.
+    pub fn begin_tidying(&self, id: &str) {
+        lock(&self.tidied.0).insert(id.to_owned());
+    }
+
+    pub fn end_tidying(&self, id: &str) {
+        lock(&self.tidied.0).remove(id);
+        self.tidied.1.notify_all();
+    }
+
+    /// Waits until nothing of an earlier container `id` is left. False: it takes too long.
+    pub fn await_tidied(&self, id: &str, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut tidied = lock(&self.tidied.0);
+        while tidied.contains(id) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.tidied.1.wait_timeout(tidied, left);
+            tidied = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    // ---- pids
+
+    /// To be held from before a process is started until its pid is [`Shim::claim`]ed.
+    pub fn starting(&self) -> Starting<'_> {
+        lock(&self.pids).starting += 1;
+        Starting(self)
+    }
+
+    /// Says whose `pid` is. Gives its end if it has ended already.
+    pub fn claim(&self, pid: u32, id: &str, exec_id: &str) -> Option<Dead> {
+        let mut pids = lock(&self.pids);
+        // Unless the pid was used again since.
+        if let Some(dead) = pids.unclaimed.remove(&pid)
+            && crate::sys::process::start_time(pid).is_err()
+        {
+            return Some(dead);
+        }
+        pids.known.insert(pid, (id.to_owned(), exec_id.to_owned()));
+        None
+    }
+
+    /// Forgets a pid whose process ended or is no child of ours.
+    pub fn disclaim(&self, pid: u32) {
+        lock(&self.pids).known.remove(&pid);
+    }
+
+    /// Whose process it was that ended. None: nobody's that we know, or not yet.
+    pub(super) fn owner(&self, dead: &Dead) -> Option<(String, String)> {
+        let mut pids = lock(&self.pids);
+        let owner = pids.known.remove(&dead.pid);
+        if owner.is_none() && pids.starting > 0 && pids.unclaimed.len() < MAX_UNCLAIMED {
+            pids.unclaimed.insert(dead.pid, *dead);
+        }
+        owner
+    }
+
+    // ---- what is watched
+
+    /// Has the main loop tell containerd when the kernel kills a process of the container for memory.
+    pub(super) fn watch_oom(&self, container: &Container) {
+        let Some(cgroups) = container.state().record.cgroups.clone() else { return };
+        match oom::Watch::start(&cgroups) {
+            Ok(None) => {}
+            Ok(Some(watch)) => self.watch(Watch::Oom(container.id.clone(), watch)),
+            Err(error) => report(&format!("cannot watch the memory of {}: {error}", container.id)),
+        }
+    }
+
+    pub(super) fn watch_end(&self, container: &Arc<Container>, handle: Arc<Handle>) {
+        self.watch(Watch::End(Arc::clone(container), handle));
+    }
+
+    fn watch(&self, watch: Watch) {
+        lock(&self.watches).push(watch);
+        self.outbox.ring();
+    }
+
+    pub fn take_watches(&self) -> Vec<Watch> {
+        std::mem::take(&mut lock(&self.watches))
+    }
+
+    /// What a watch's descriptor announced. Whether it is to be watched further.
+    pub fn on_watch(self: &Arc<Self>, watch: &mut Watch) -> bool {
+        match watch {
+            Watch::Oom(id, watch) => match watch.fired().unwrap_or(oom::Fired::Gone) {
+                oom::Fired::Oom => {
+                    self.publish(&events::TaskOom {
+                        container_id: id.clone(),
+                    });
+                    true
+                }
+                oom::Fired::Nothing => true,
+                oom::Fired::Gone => false,
+            },
+            Watch::End(container, _) => {
+                let (shim, container) = (Arc::clone(self), Arc::clone(container));
+                self.jobs.run(move || shim.adopted_ended(&container));
+                false
+            }
+        }
+    }
+
+    // ---- answers and complaints
+
+    /// Sends an event to containerd, some time soon and in order.
+    pub fn publish<E: Event>(&self, event: &E) {
+        self.events.publish(&self.namespace, event);
+    }
+
+    /// Answers all who waited for an end.
+    pub fn answer_waiters(&self, waiters: Vec<Waiter>, exit: Exit) {
+        for waiter in waiters {
+            self.outbox.answer(waiter.connection, waiter.stream, Ok(super::query::waited(exit)));
+        }
+    }
+
+    /// Writes a container's record down. A full disk must not keep a container from ending: then it is only said.
+    pub fn save(&self, record: &super::record::Record) {
+        if let Err(error) = record.save(&self.place) {
+            report(&format!("cannot write down what became of {}: {error}", record.id));
+        }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Oom(_, watch) => watch.as_fd(),
+            Self::End(_, handle) => handle.as_fd(),
+        }
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        let mut pids = lock(&self.0.pids);
+        pids.starting -= 1;
+        if pids.starting == 0 {
+            pids.unclaimed = HashMap::new();
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Delete: what has ended is forgotten. The OCI runtime tidies up after it in the background.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::container::{Container, Exit, Phase};
+use super::core::Shim;
+use super::query::timestamp;
+use super::record::{Record, Recorded};
+use super::start::{no_exec, refused};
+use super::ends::key;
+use super::report;
+use crate::proto::shim::{events, task};
+use crate::sys;
+use crate::ttrpc::{Code, Status};
+
+impl Shim {
+    /// Deletes a container, or with an exec id a process, that has ended.
+    pub fn delete(self: &Arc<Self>, request: &task::DeleteRequest, patience: Duration) -> Result<task::DeleteResponse, Status> {
+        let container = self.container(&request.id)?;
+        if !request.exec_id.is_empty() {
+            return self.delete_exec(&container, &request.exec_id);
+        }
+        let _work = container.work();
+        // Two deletions at once: the second finds nothing any more.
+        self.container(&request.id)?;
+        self.end_created(&container, patience)?;
+        let (record, pid, exit) = {
+            let mut state = container.state();
+            let exit = state.init.phase.deletable().map_err(|wrong| refused("delete", wrong))?;
+            state.record.state = Recorded::Deleting;
+            self.save(&state.record);
+            (state.record.clone(), state.init.pid, exit.unwrap_or_else(super::exit::never_started))
+        };
+        self.publish(&events::TaskDelete {
+            container_id: record.id.clone(),
+            pid,
+            exit_status: exit.code.cast_unsigned(),
+            exited_at: Some(timestamp(exit.at)),
+            id: String::new(),
+        });
+        self.unmount(&record);
+        self.tidy_later(record);
+        self.drop_container(&container.id);
+        self.outbox.ring();
+        Ok(deleted(pid, exit))
+    }
+
+    fn delete_exec(&self, container: &Container, exec_id: &str) -> Result<task::DeleteResponse, Status> {
+        let mut state = container.state();
+        let process = state.process(exec_id).ok_or_else(|| no_exec(exec_id))?;
+        let exit = process.phase.deletable().map_err(|wrong| refused("delete", wrong))?;
+        let pid = process.pid;
+        state.execs.remove(exec_id);
+        self.consoles.detach(&key(&container.id, exec_id));
+        Ok(deleted(pid, exit.unwrap_or_else(super::exit::never_started)))
+    }
+
+    /// What was created and never started is killed, as the OCI runtimes' own `delete` does.
+    fn end_created(&self, container: &Container, patience: Duration) -> Result<(), Status> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let state = container.state();
+            match (state.init.phase, &state.init.handle) {
+                (Phase::Created, Some(handle)) => drop(handle.signal(libc::SIGKILL)),
+                // Restored from a checkpoint when it is started: there is no process yet.
+                (Phase::Created, None) => {
+                    drop(state);
+                    container.state().init.phase = Phase::New;
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            }
+            drop(state);
+            if Instant::now() > deadline {
+                return Err(Status::new(Code::DeadlineExceeded, "the container does not die"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn unmount(&self, record: &Record) {
+        let rootfs = record.bundle.join("rootfs");
+        if let Err(error) = sys::mount::unmount(&rootfs) {
+            report(&format!("cannot unmount {}: {error}", rootfs.display()));
+        }
+    }
+
+    pub(super) fn tidy_later(self: &Arc<Self>, record: Record) {
+        self.begin_tidying(&record.id);
+        let shim = Arc::clone(self);
+        self.tidying.run(move || {
+            shim.tidy(&record);
+            shim.end_tidying(&record.id);
+            shim.outbox.ring();
+        });
+    }
+
+    /// Removes all that is left of a container: processes, cgroups, the OCI runtime's and our own files.
+    pub(super) fn tidy(&self, record: &Record) {
+        if let Some(cgroups) = &record.cgroups
+            && cgroups.pids().is_ok_and(|pids| !pids.is_empty())
+        {
+            self.kill_rest(Some(cgroups));
+        }
+        if record.runtime.knows(&record.id) {
+            let deleted = record.runtime.delete(&self.children, &record.id, &record.bundle, true);
+            if let Err(error) = deleted {
+                report(&format!("cannot tidy up after {}: {error}", record.id));
+            }
+        }
+        self.unmount(record);
+        if let Err(error) = Record::remove(&self.place, &record.id) {
+            report(&format!("cannot forget {}: {error}", record.id));
+        }
+    }
+}
+
+fn deleted(pid: u32, exit: Exit) -> task::DeleteResponse {
+    task::DeleteResponse {
+        pid,
+        exit_status: exit.code.cast_unsigned(),
+        exited_at: Some(timestamp(exit.at)),
+    }
+}
