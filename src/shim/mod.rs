@@ -1,5 +1,6 @@
 //! `containerd-shim-berth-v1`: one small process that holds the containers of many pods.
 
+pub mod console;
 pub mod runtime;
 pub mod stdio;
 

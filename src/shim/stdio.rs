@@ -19,7 +19,7 @@ mod uri;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -264,6 +264,7 @@ fn opening<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Erro
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use nix::sys::stat::Mode;

@@ -257,8 +257,12 @@ mod tests {
             assert_eq!(helper.wait(Duration::from_millis(10)), Err(TimedOut));
             helper.kill_family();
             assert_eq!(helper.wait(Duration::from_secs(20)), Ok(137));
-            let gone = |pid: u32| process::start_time(pid).is_err() || process::is_zombie(pid);
-            assert!(family.len() == 1 && family.into_iter().all(gone));
+            assert_eq!(family.len(), 1);
+            let gone = |pid: &u32| process::start_time(*pid).is_err() || process::is_zombie(*pid);
+            while !family.iter().all(gone) {
+                assert!(begin.elapsed() < Duration::from_secs(20));
+                thread::sleep(Duration::from_millis(2));
+            }
             helper.kill();
         });
     }
