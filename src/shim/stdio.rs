@@ -109,6 +109,15 @@ pub fn open(children: &Children, streams: &Streams<'_>) -> Result<Opened, Error>
 
 /// Opens the far ends of a terminal; it has one output. `Kept` holds a logging program where one is named.
 pub fn open_terminal(children: &Children, streams: &Streams<'_>) -> Result<(Terminal, Kept), Error> {
+    // First, as a logging program is not to be started in vain.
+    let stdin = match streams.stdin {
+        "" => None,
+        path => {
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+            Some(options.open(path).map_err(opening("stdin", Path::new(path)))?)
+        }
+    };
     let mut kept = Kept::default();
     let stdout = match Uri::parse(streams.stdout)? {
         Uri::None => None,
@@ -118,14 +127,6 @@ pub fn open_terminal(children: &Children, streams: &Streams<'_>) -> Result<(Term
             let (logger, [stdout, _]) = Logger::start(children, &program, streams)?;
             kept.logger = Some(logger);
             Some(stdout)
-        }
-    };
-    let stdin = match streams.stdin {
-        "" => None,
-        path => {
-            let mut options = OpenOptions::new();
-            let options = options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-            Some(options.open(path).map_err(opening("stdin", Path::new(path)))?)
         }
     };
     let unblocked = |file: &File| block(file, false);
