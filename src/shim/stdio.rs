@@ -19,7 +19,7 @@ mod uri;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -109,6 +109,15 @@ pub fn open(children: &Children, streams: &Streams<'_>) -> Result<Opened, Error>
 
 /// Opens the far ends of a terminal; it has one output. `Kept` holds a logging program where one is named.
 pub fn open_terminal(children: &Children, streams: &Streams<'_>) -> Result<(Terminal, Kept), Error> {
+    // First, as a logging program is not to be started in vain.
+    let stdin = match streams.stdin {
+        "" => None,
+        path => {
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+            Some(options.open(path).map_err(opening("stdin", Path::new(path)))?)
+        }
+    };
     let mut kept = Kept::default();
     let stdout = match Uri::parse(streams.stdout)? {
         Uri::None => None,
@@ -118,14 +127,6 @@ pub fn open_terminal(children: &Children, streams: &Streams<'_>) -> Result<(Term
             let (logger, [stdout, _]) = Logger::start(children, &program, streams)?;
             kept.logger = Some(logger);
             Some(stdout)
-        }
-    };
-    let stdin = match streams.stdin {
-        "" => None,
-        path => {
-            let mut options = OpenOptions::new();
-            let options = options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-            Some(options.open(path).map_err(opening("stdin", Path::new(path)))?)
         }
     };
     let unblocked = |file: &File| block(file, false);
@@ -264,6 +265,7 @@ fn opening<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Erro
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use nix::sys::stat::Mode;

@@ -10,6 +10,8 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
+use crate::shim::console::{ConsoleSocket, Consoles};
+use crate::shim::stdio::Terminal;
 use crate::sys::process::{self, Handle};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -73,7 +75,7 @@ impl Place {
             fs::create_dir_all(rootfs.join(dir)).unwrap();
         }
         fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static is installed");
-        for name in ["sh", "sleep", "cat", "tty", "env", "kill"] {
+        for name in ["sh", "sleep", "stty", "tty"] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name)).unwrap();
         }
         place.write(&place.spec(&["/bin/sh", "-c", script]));
@@ -254,6 +256,61 @@ fn a_process_joins_a_running_container_and_resources_change_while_it_pauses() {
         .unwrap_err();
     assert!(matches!(refused, Error::Refused { verb: "update", .. }), "{refused}");
     assert_eq!(place.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_container_and_a_process_in_it_have_terminals_of_their_own() {
+    let place = Place::runc("stty -opost; stty size; tty; exec sleep 600");
+    let mut spec = place.spec(&["/bin/sh", "-c", "stty -opost; stty size; tty; exec sleep 600"]);
+    spec["process"]["terminal"] = true.into();
+    let devpts = json!({
+        "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+        "options": ["newinstance", "ptmxmode=0666", "mode=0620"],
+    });
+    spec["mounts"].as_array_mut().unwrap().push(devpts);
+    place.write(&spec);
+    let consoles = Consoles::new().unwrap();
+    let attach = |key: &str, socket: ConsoleSocket| {
+        let log = place.dir.path().join(key);
+        let stdout = Some(File::options().append(true).create(true).open(&log).unwrap());
+        let ends = Terminal { stdin: None, stdout };
+        consoles.attach(key, socket.receive(SOON).unwrap(), ends).unwrap();
+        log
+    };
+    let bundle = place.bundle();
+    let make = |socket: &ConsoleSocket, run: &dyn Fn(&Make<'_>) -> Result<u32, Error>| {
+        run(&Make {
+            id: &place.id,
+            bundle: &bundle,
+            ends: Ends::Console(socket.path()),
+            pid_file: &bundle.join("tty.pid"),
+        })
+    };
+
+    let socket = ConsoleSocket::new(place.dir.path()).unwrap();
+    let pid = make(&socket, &|make| place.runtime.create(place.children, make)).unwrap();
+    let log = attach("init", socket);
+    consoles.resize("init", 101, 41).unwrap();
+    let init = Handle::open(pid).unwrap();
+    assert!(place.runtime.release(place.children, &place.id, &init).unwrap());
+    wait("the container's terminal", || {
+        fs::read(&log).unwrap() == b"41 101\n/dev/pts/0\n"
+    });
+
+    let process = json!({
+        "user": { "uid": 0, "gid": 0 }, "cwd": "/", "env": ["PATH=/bin"], "terminal": true,
+        "args": ["sh", "-c", "stty -opost; tty; exit 3"],
+    });
+    let process = process.to_string();
+    let socket = ConsoleSocket::new(place.dir.path()).unwrap();
+    make(&socket, &|make| {
+        place.runtime.exec(place.children, make, process.as_bytes())
+    })
+    .unwrap();
+    let log = attach("exec", socket);
+    wait("the process's terminal", || fs::read(&log).unwrap() == b"/dev/pts/1\n");
+    consoles.finished("exec");
+    assert!(consoles.wait_closed("exec", SOON));
 }
 
 #[test]
