@@ -1,13 +1,16 @@
-//! The logs of containers: berth tells the log pump (a small process that outlives it, see [`crate::logs`]) what to
-//! copy where, and sees to it that there is a pump.
+//! The logs of containers: berth tells the log pump (a thread of the shim, see [`crate::logs`]) what to copy where, and
+//! sees to it that there is a pump.
 
-use std::time::Duration;
+use std::fs::OpenOptions;
+use std::io;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use super::error::Error;
-use super::paths::Pipes;
+use super::paths::{Paths, Pipes};
 use super::{Core, Pods, blocking};
 use crate::logs::{self, protocol::Open};
 use crate::model::Id;
@@ -53,20 +56,17 @@ impl Pods {
 
     /// Ends the pump.
     pub async fn stop_pump(&self) -> Result<(), logs::Error> {
-        self.0.pump(|pump| pump.shutdown()).await
+        // until the daemon keeps shims
+        let pong = self.0.pump(logs::Client::ping).await?;
+        crate::sys::process::kill(pong.pid);
+        Ok(())
     }
 }
 
 impl Core {
-    pub(super) async fn ensure_pump(&self) -> std::io::Result<()> {
-        let (socket, state) = (self.paths.pump.clone(), self.paths.state.clone());
-        blocking(move || {
-            if logs::Client::new(&socket).ping().is_ok() {
-                return Ok(());
-            }
-            logs::start(&std::env::current_exe()?, &socket, &state.join("log-pump.log"))
-        })
-        .await
+    pub(super) async fn ensure_pump(&self) -> io::Result<()> {
+        let paths = self.paths.clone();
+        blocking(move || start_pump(&paths)).await
     }
 
     /// Gives the pump the pipes of all running containers. It keeps those that it has.
@@ -123,4 +123,33 @@ impl Core {
         let client = logs::Client::new(&self.paths.pump);
         blocking(move || ask(&client)).await
     }
+}
+
+/// Finds the pump that answers, or starts a process for it that outlives us.
+// until the daemon keeps shims
+fn start_pump(paths: &Paths) -> io::Result<()> {
+    let client = logs::Client::new(&paths.pump);
+    if client.ping().is_ok() {
+        return Ok(());
+    }
+    let messages = paths.state.join("log-pump.log");
+    let messages = OpenOptions::new().append(true).create(true).open(messages)?;
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("containerd-shim-berth-v1"));
+    command.args(["log-writer", "--socket"]).arg(&paths.pump);
+    command.arg("--state").arg(paths.state.join("log-pump"));
+    command
+        .stdin(Stdio::null())
+        .stdout(messages.try_clone()?)
+        .stderr(messages);
+    let mut child = crate::sys::spawn::detach(&mut command).spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while client.ping().is_err() {
+        if child.try_wait()?.is_some() || Instant::now() > deadline {
+            return Err(io::Error::other("the log pump does not answer"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Should it end before we do, somebody has to take note, or it stays a zombie.
+    std::thread::spawn(move || child.wait());
+    Ok(())
 }

@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod pipe;
 pub mod process;
 pub mod rootfs;
+pub mod shared;
 pub mod spawn;
 
 use std::{fs, io};
