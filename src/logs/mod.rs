@@ -47,6 +47,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use client::{Client, Error};
 pub use pump::{Handle, KEPT, Pump};
+pub use stream::enlarge;
 
 /// Raises this process' limit of open files to what it may have, as every container takes three, and gives back the
 /// soft limit that there was: programs that the process starts should get that one again.

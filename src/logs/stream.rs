@@ -93,6 +93,12 @@ enum Peek {
     Bytes { len: usize, full: bool },
 }
 
+/// Makes a FIFO hold as much as one turn takes. Best done by whoever makes it, at either end, with the capabilities that
+/// the pump's thread may not have: past 64 MiB in all, others get FIFOs of 8 KiB (pipe(7)).
+pub fn enlarge(fifo: &File) -> io::Result<()> {
+    pipe::set_capacity(fifo.as_fd(), CAPACITY).map(drop)
+}
+
 impl Stream {
     /// Opens the FIFO at `path`, an output of container `id`. It need not have a writer yet.
     pub fn open(path: &Path, id: &Id, output: Output) -> io::Result<Self> {
@@ -104,7 +110,7 @@ impl Stream {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a FIFO"));
         }
         // Smaller or larger is as right: only the count of turns differs.
-        let _ = pipe::set_capacity(fifo.as_fd(), CAPACITY);
+        let _ = enlarge(&fifo);
         Ok(Self {
             fifo,
             id: id.clone(),

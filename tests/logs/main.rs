@@ -11,9 +11,10 @@ mod load;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -157,6 +158,8 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
 struct Container {
     id: Id,
     dir: PathBuf,
+    /// Read ends, as the daemon holds them: what was written stays while no pump is there.
+    _keepers: Arc<[File; 2]>,
 }
 
 impl Container {
@@ -164,10 +167,22 @@ impl Container {
         let id = Id::random();
         let dir = parent.join(id.short());
         fs::create_dir(&dir).unwrap();
-        for name in ["out", "err"] {
-            nix::unistd::mkfifo(&dir.join(name), Mode::S_IRWXU).unwrap();
+        let keepers = ["out", "err"].map(|name| {
+            let path = dir.join(name);
+            nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+            let fifo = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path)
+                .unwrap();
+            logs::enlarge(&fifo).unwrap();
+            fifo
+        });
+        Self {
+            id,
+            dir,
+            _keepers: Arc::new(keepers),
         }
-        Self { id, dir }
     }
 
     fn open(&self) -> Open {
@@ -473,6 +488,7 @@ fn a_pump_that_is_told_to_leave_leaves_what_is_open_to_the_next() {
 
     let (handle, thread) = pump_thread(dir.path());
     assert_eq!(handle.open(), 1, "also before it has begun");
+    client.ping().unwrap();
     writeln!(out, "o").unwrap();
     drop(out);
     assert_eq!(client.drain(&container.id, LONG).unwrap(), COMPLETE);
