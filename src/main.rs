@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use berth::config::{Config, DEFAULT_SOCKET, LogFormat, NetworkMode};
-use berth::{cli, daemon, logs};
+use berth::{cli, daemon};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -39,9 +39,6 @@ enum Command {
     Down(cli::down::Args),
     /// Pull, import, list and remove images
     Image(cli::image::ImageArgs),
-    /// Copy containers' output into their logs (the daemon starts this; it outlives the daemon)
-    #[command(hide = true)]
-    LogPump,
 }
 
 /// Every option is also a key of the configuration file, which it overrides.
@@ -118,11 +115,6 @@ fn main() -> ExitCode {
 }
 
 fn run(socket: Option<PathBuf>, command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    if let Command::LogPump = command {
-        // A process of its own with one thread: no runtime.
-        logs::serve(&socket.ok_or("log-pump needs --socket")?)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     berth::daemon::prepare_process();
     let workers = if matches!(command, Command::Serve(_)) { 2 } else { 1 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -148,6 +140,6 @@ async fn client(command: Command, socket: &std::path::Path) -> Result<ExitCode, 
         Command::Delete(args) => cli::delete::run(args, socket).await,
         Command::Down(args) => cli::down::run(args, socket).await,
         Command::Image(args) => cli::image::run(args, socket).await,
-        Command::Serve(_) | Command::LogPump => unreachable!("these are no clients"),
+        Command::Serve(_) => unreachable!("the daemon is no client"),
     }
 }

@@ -20,7 +20,7 @@ pub struct Client {
 /// Why a request to the pump failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No pump listens, or it died. It can be started anew.
+    /// No pump listens, or it died: another comes with the next shim.
     #[error("the log pump at {} does not answer", socket.display())]
     Unreachable { socket: PathBuf, source: io::Error },
     /// Not open in the pump: never was, was closed, or the pump was started anew since.
@@ -93,11 +93,6 @@ impl Client {
             Reply::Pong(pong) => Ok(pong),
             other => Err(self.unreadable(format!("{other:?}"))),
         }
-    }
-
-    /// Ends the pump. What is still in the FIFOs stays there for the next one, as long as their shims live.
-    pub fn shutdown(&self) -> Result<(), Error> {
-        self.done(&Request::Shutdown)
     }
 
     fn done(&self, request: &Request) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::journal::Entry;
 use super::line::Output;
 use super::protocol::{Drained, Open, Status, StreamStatus};
 use super::report;
@@ -24,6 +25,8 @@ pub struct Container {
     log: Option<LogFile>,
     stuck: Option<Stuck>,
     failures: u64,
+    /// An output could not be read, and that was reported.
+    unreadable: bool,
 }
 
 /// Somebody waits for the container's end.
@@ -61,7 +64,7 @@ impl Container {
                     path.display()
                 )
             };
-            streams.push(Stream::open(path, output).map_err(cannot)?);
+            streams.push(Stream::open(path, &open.id, output).map_err(cannot)?);
         }
         let log = open.log_path.as_deref().map(LogFile::open);
         let log = log.transpose().map_err(|error| causes(&error))?;
@@ -72,7 +75,22 @@ impl Container {
             log,
             stuck: None,
             failures: 0,
+            unreadable: false,
         })
+    }
+
+    /// Finishes the turn in which the last pump died, if it was one of this container.
+    pub fn resume(&mut self, entry: &Entry, bench: &mut Bench) {
+        let Some(log) = self.log.as_ref().filter(|_| entry.id == self.open.id) else {
+            return;
+        };
+        for stream in self.streams.iter_mut().filter(|it| it.output() == entry.output) {
+            match stream.resume(bench, log, entry) {
+                Ok(false) => {}
+                Ok(true) => report(&format!("container {}: its last turn is finished", self.open.id)),
+                Err(error) => report(&format!("container {}: lines may be repeated: {error}", self.open.id)),
+            }
+        }
     }
 
     /// One turn of one stream. True when there may be more to do at once.
@@ -91,8 +109,11 @@ impl Container {
                 false
             }
             Err(error) => {
-                let output = self.streams[stream].output().as_str();
-                report(&format!("container {}: cannot read {output}: {error}", self.open.id));
+                // Once: the container may be able to bring this about as often as it likes.
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    let output = self.streams[stream].output().as_str();
+                    report(&format!("container {}: cannot read {output}: {error}", self.open.id));
+                }
                 false
             }
         }
@@ -134,7 +155,7 @@ impl Container {
     pub fn finish(mut self, bench: &mut Bench) -> Drained {
         self.stuck = None;
         for stream in 0..self.streams.len() {
-            self.streams[stream].hang_up();
+            self.streams[stream].hang_up(true);
             let now = Instant::now();
             let _ = (0..LAST_TURNS).find(|_| !self.turn(stream, bench, now));
         }
@@ -156,6 +177,7 @@ impl Container {
         let stream = |stream: &Stream| StreamStatus {
             output: stream.output(),
             taken: stream.taken(),
+            missing: stream.missing(),
             ended: stream.ended(),
         };
         Status {

@@ -111,6 +111,27 @@ fn next(rest: &[u8], then: Then, done: Split) -> Option<Next> {
     }
 }
 
+/// How much of `input` stands in `log`, the whole records that one [`split`] of it wrote there, from its beginning.
+/// None when they are no records of this input. `midline` is the one that the split was given.
+pub fn covered(log: &[u8], input: &[u8], midline: bool, output: Output) -> Option<Split> {
+    let name = format!(" {} ", output.as_str());
+    let mut done = Split { used: 0, midline };
+    for record in log.split_inclusive(|byte| *byte == b'\n') {
+        let rest = record.strip_suffix(b"\n")?.get(stamp::LEN..)?;
+        let rest = rest.strip_prefix(name.as_bytes())?;
+        let partial = rest.starts_with(b"P ");
+        let text = rest.strip_prefix(if partial { b"P " } else { b"F " })?;
+        let after = input[done.used..].strip_prefix(text)?;
+        // Without one the record was the last of an output that had come to its end.
+        let newline = usize::from(!partial && after.first() == Some(&b'\n'));
+        done = Split {
+            used: done.used + text.len() + newline,
+            midline: partial,
+        };
+    }
+    Some(done)
+}
+
 /// Where the first newline is. By way of `BufRead`, whose search is the C library's memchr(3).
 fn newline(mut bytes: &[u8]) -> Option<usize> {
     let whole = bytes;
@@ -238,6 +259,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn records_of_another_input_or_output_cover_nothing() {
+        let mut log = Vec::new();
+        split(b"one\ntwo\n", Then::More, false, STAMP, Output::Stdout, &mut log, 1000);
+        let cover = |input: &[u8], output| covered(&log, input, false, output);
+        let all = Split {
+            used: 8,
+            midline: false,
+        };
+        assert_eq!(cover(b"one\ntwo\nthree", Output::Stdout), Some(all));
+        assert_eq!(cover(b"one\ntoo\n", Output::Stdout), None);
+        assert_eq!(cover(b"one\n", Output::Stdout), None);
+        assert_eq!(cover(b"one\ntwo\n", Output::Stderr), None);
+        assert_eq!(covered(b"foreign\n", b"foreign\n", false, Output::Stdout), None);
+    }
+
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             4 => "[a-c\n]{0,20}".prop_map(String::into_bytes),
@@ -269,6 +306,18 @@ mod tests {
             }
             prop_assert_eq!(joined(&whole), expected);
             prop_assert!(parse(&whole).iter().all(|(_, text)| text.len() <= MAX_TEXT));
+        }
+
+        #[test]
+        fn records_cover_what_was_split_to_make_them(
+            stream in stream(),
+            then in prop::sample::select(vec![Then::More, Then::Full, Then::End]),
+            midline in any::<bool>(),
+            limit in 0..50_000usize,
+        ) {
+            let mut records = Vec::new();
+            let done = split(&stream, then, midline, STAMP, Output::Stderr, &mut records, limit);
+            prop_assert_eq!(covered(&records, &stream, midline, Output::Stderr), Some(done));
         }
 
         #[test]

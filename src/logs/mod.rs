@@ -1,38 +1,63 @@
-//! Container logs in the format that a kubelet reads, written by a small process of its own.
+//! Container logs in the format that a kubelet reads, written by one thread of the shim: the **log pump** ([`Pump`]).
 //!
-//! containerd's shim copies what a container writes into two FIFOs. The shim holds both ends of each while it copies,
-//! so a reader that dies makes the container wait and costs nothing; but once the copy has ended nobody holds the
-//! FIFO, and what is still in it is gone. The reader must therefore outlive the daemon: it is the **log pump**
-//! ([`serve`], the main of `berth log-pump`), which a daemon starts once ([`start`]), the next daemon finds again, and
-//! `berth down` ends. Its own death loses nothing while the shim holds the FIFOs: a line is copied out of its FIFO,
-//! written to the log, and only then taken out (see `stream`). A line may be written twice by that, never not
-//! at all.
+//! A container's stdout and stderr are FIFOs. Under our own shim its processes hold them directly, open for reading and
+//! writing; under a stock shim that shim does, and copies into them. Either way they outlive the pump, which is
+//! therefore free to die: bytes wait in the FIFO, and the pump of the next shim goes on where this one was.
 //!
 //! ```text
-//!   container ──pipe──▶ shim ──FIFO──▶ pump ──append──▶ 0.log
-//!                                       ▲
-//!   daemon ──open, reopen, drain, …─────┘ control socket
+//!   container ───────────────FIFO──▶ pump ──append──▶ 0.log
+//!   container ──pipe──▶ stock shim ──FIFO──▶ ▲
+//!                                            │ log.sock
+//!   daemon ──open, reopen, drain, close, list┘
 //! ```
+//!
+//! **What its death costs: nothing**, no line lost and none repeated, as three things outlive it. The FIFO: a line is
+//! copied out of it, written to the log, and only then taken out (`stream`). A page of shared memory that says which
+//! turn was under way and whether its bytes were taken (`journal`). A file for each open container, from which the
+//! next pump opens them again without being told (`opens`).
 //!
 //! From the bottom: [`stamp`] and [`line`] say what a record looks like (pure); [`writer`] appends records to a file
 //! that is never left with half of one; `stream` moves one FIFO's bytes; `pump` is the loop over all of them;
-//! [`protocol`] and [`client`] are how the daemon speaks to it. Nothing here knows tokio or the daemon.
+//! [`protocol`] and [`client`] are how the daemon speaks to it. Nothing here knows tokio, the daemon or the shim.
 //!
 //! **A full disk** makes the container wait rather than lose its words: the line stays in the FIFO, the write is tried
 //! again after 100 ms, then ever more rarely down to every 5 s, for as long as the container lives. `list` shows the
-//! reason and counts the failures. Only [`Client::drain`] and [`Client::close`] give up, and say so.
+//! reason and counts the failures. Only [`Client::drain`] and [`Client::close`] give up, and say so. **A disk that
+//! hangs** makes all logs of this pump wait, and requests to it time out; nothing else of its process waits.
+//!
+//! The process: three descriptors for each container ([`allow_many_descriptors`]), one thread, buffers of a
+//! megabyte that do not grow. [`Pump::bind`] on any thread, [`Pump::run`] as the whole of another, and a [`Handle`] to
+//! ask whether logs are open and to make it leave.
 
 pub mod client;
 mod connection;
 mod container;
+mod journal;
 pub mod line;
-mod process;
+mod opens;
 pub mod protocol;
 mod pump;
 pub mod stamp;
 mod stream;
 pub mod writer;
 
+use std::io::{self, Write};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 pub use client::{Client, Error};
-use process::report;
-pub use process::{serve, start};
+pub use pump::{Handle, KEPT, Pump};
+pub use stream::enlarge;
+
+/// Raises this process' limit of open files to what it may have, as every container takes three, and gives back the
+/// soft limit that there was: programs that the process starts should get that one again.
+pub fn allow_many_descriptors() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(soft)
+}
+
+/// Tells whoever reads the process' own messages. A message that cannot be written is no reason to stop pumping.
+fn report(message: &str) {
+    let _ = writeln!(io::stderr(), "{} logs: {message}", stamp::now());
+}

@@ -1,4 +1,4 @@
-//! What the daemon and the pump say to each other: a JSON object on a line of its own over a unix socket, one reply
+//! What the daemon says to the pump, and the pump answers: a JSON object on a line of its own over a unix socket, one reply
 //! for each request, in order. Unknown fields are ignored, so that two versions of berth understand each other.
 
 use std::path::PathBuf;
@@ -26,8 +26,6 @@ pub enum Request {
     List,
     /// Who are you?
     Ping,
-    /// Write what is there now, and exit. Lines without their end stay in their FIFOs for the next pump.
-    Shutdown,
 }
 
 /// Where a container's output comes from and goes to.
@@ -85,6 +83,9 @@ pub struct StreamStatus {
     pub output: Output,
     /// Bytes taken from the FIFO since it was opened.
     pub taken: u64,
+    /// Bytes that were seen and written but gone when they were to be taken: the container read its own output.
+    #[serde(default)]
+    pub missing: u64,
     /// The last writer has left, and all is in the log.
     pub ended: bool,
 }
@@ -93,6 +94,7 @@ pub struct StreamStatus {
 pub struct Pong {
     /// The version of berth that the pump is of.
     pub version: String,
+    /// The process whose thread the pump is.
     pub pid: u32,
 }
 
@@ -130,6 +132,7 @@ mod tests {
         let stdout = StreamStatus {
             output: Output::Stdout,
             taken: 7,
+            missing: 0,
             ended: false,
         };
         let status = Status {

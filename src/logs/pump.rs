@@ -1,5 +1,9 @@
 //! The pump: one thread, one epoll over all FIFOs and control connections, one set of buffers.
 //!
+//! It is a thread of a process that does other things, and keeps away from them: it takes no signals, holds only the
+//! capabilities that it needs ([`KEPT`]), and is told to leave by a [`Handle`]. A write that blocks, to a slow or dead
+//! disk, blocks this thread alone.
+//!
 //! Its memory does not grow with what containers write. Streams with something to do take turns, each of a bounded
 //! size, and between a few turns the control socket is served ([`control`]).
 
@@ -12,23 +16,37 @@ use std::ops::Bound;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signalfd::SignalFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::SigSet;
 
 use super::connection::Connection;
 use super::container::{Container, Drain};
-use super::protocol::{Drained, Reply};
+use super::journal::{Entry, Journal};
+use super::opens::Opens;
+use super::protocol::{Drained, Open, Reply};
 use super::report;
 use super::stream::Bench;
+use crate::sys::caps;
 
 /// Turns between two looks at the control socket: a few milliseconds.
 const TURNS: usize = 16;
 
 /// How long a pump that is told to leave goes on writing what is there.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// The capabilities that the thread keeps.
+///
+/// `CAP_DAC_OVERRIDE`, as log directories may belong to others, and the OCI runtime gives the FIFOs to the
+/// container's user, who may also change their modes: a pump has to open them all the same. `CAP_SYS_RESOURCE`, as
+/// without it the FIFOs of all of root together hold 64 MiB (`pipe-user-pages-soft`, pipe(7)), and 256 KiB each no
+/// longer. Files that it makes are root's and stay so, hence no `CAP_CHOWN` nor `CAP_FOWNER`.
+pub const KEPT: [&str; 2] = ["CAP_DAC_OVERRIDE", "CAP_SYS_RESOURCE"];
 
 #[derive(Debug)]
 pub struct Pump {
@@ -45,23 +63,44 @@ pub struct Pump {
     last: StreamKey,
     /// Containers with a deadline: to be drained, or to be tried again.
     timed: BTreeSet<u64>,
-    signals: Option<SignalFd>,
-    /// Told by a signal to leave as soon as no container writes any more.
-    dismissed: bool,
-    leaving: Option<Leaving>,
+    opens: Opens,
+    /// What the pump before had open, until [`Pump::run`] goes on with it.
+    inherited: Vec<Open>,
+    /// The turn that the pump before did not finish, until its container is open.
+    unfinished: Option<Entry>,
+    handle: Handle,
+    /// Told to leave: until when it writes what is there.
+    leaving: Option<Instant>,
     /// Held for as long as we live: whoever has it owns the socket.
     _lock: File,
 }
 
-/// A container's number and the place of the stream in it.
-type StreamKey = (u64, usize);
+/// What the rest of the process has of the pump.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<Shared>);
 
 #[derive(Debug)]
-struct Leaving {
-    deadline: Instant,
-    /// The connections to answer.
-    waiters: Vec<u64>,
+struct Shared {
+    leave: EventFd,
+    open: AtomicUsize,
 }
+
+impl Handle {
+    /// Tells the pump to write what is there and to return from [`Pump::run`], which takes it at most a second on a disk
+    /// that works. What is open then, and what is left in the FIFOs, is the next pump's.
+    pub fn leave(&self) {
+        // Fails only when it was told 2^64 times.
+        let _ = self.0.leave.write(1);
+    }
+
+    /// How many containers have their logs open: ended ones too, until they are drained or closed.
+    pub fn open(&self) -> usize {
+        self.0.open.load(Ordering::Acquire)
+    }
+}
+
+/// A container's number and the place of the stream in it.
+type StreamKey = (u64, usize);
 
 /// What an event of epoll is about, packed into its 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,50 +108,60 @@ enum Source {
     Stream(StreamKey),
     Connection(u64),
     Listener,
-    Signals,
+    Leave,
 }
 
 impl Pump {
-    /// Takes the control socket, also from a pump that died. Fails with `AddrInUse` while one lives.
-    pub fn bind(socket: &Path) -> io::Result<Self> {
-        let lock = File::create(beside(socket, "lock"))?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => io::Error::new(
-                io::ErrorKind::AddrInUse,
-                format!("a log pump has {} already", socket.display()),
-            ),
-            fs::TryLockError::Error(error) => error,
-        })?;
+    /// Takes the control socket, also from a pump that died, and reads in `state` what that one had open. Fails with
+    /// `AddrInUse` while one lives.
+    pub fn bind(socket: &Path, state: &Path) -> io::Result<Self> {
+        let lock = lock(socket)?;
+        let opens = Opens::at(state)?;
+        let inherited = opens.all()?;
+        let (journal, unfinished) = Journal::open(&state.join("turn"))?;
+        let handle = Handle(Arc::new(Shared {
+            leave: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            open: inherited.len().into(),
+        }));
         let listener = listen(socket)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, Source::Listener.event(EpollFlags::EPOLLIN))?;
+        epoll.add(
+            &handle.0.leave,
+            Source::Leave.event(EpollFlags::EPOLLIN | EpollFlags::EPOLLET),
+        )?;
         Ok(Self {
             socket: socket.to_owned(),
             listener,
             epoll,
-            bench: Bench::new()?,
+            bench: Bench::new(journal)?,
             containers: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_number: 0,
             ready: BTreeSet::new(),
             last: (0, 0),
             timed: BTreeSet::new(),
-            signals: None,
-            dismissed: false,
+            opens,
+            inherited,
+            unfinished,
+            handle,
             leaving: None,
             _lock: lock,
         })
     }
 
-    /// Any of these signals makes the pump leave once no container writes any more. They must be blocked.
-    pub fn dismissed_by(mut self, signals: SignalFd) -> io::Result<Self> {
-        self.epoll.add(&signals, Source::Signals.event(EpollFlags::EPOLLIN))?;
-        self.signals = Some(signals);
-        Ok(self)
+    /// For the rest of the process.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
-    /// Pumps until told to leave.
+    /// Pumps until told to leave. To be the whole of a thread: it gives up the thread's capabilities and signals.
     pub fn run(mut self) -> io::Result<()> {
+        SigSet::all().thread_block()?;
+        if let Err(error) = caps::keep_on_this_thread(&KEPT) {
+            report(&format!("cannot drop capabilities: {error}"));
+        }
+        self.inherit();
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let count = match self.epoll.wait(&mut events, self.timeout()) {
@@ -125,11 +174,13 @@ impl Pump {
             }
             self.take_turns();
             self.keep_time();
+            self.handle.0.open.store(self.containers.len(), Ordering::Release);
             if self.is_done(count) {
-                break;
+                fs::remove_file(&self.socket)?;
+                report("left");
+                return Ok(());
             }
         }
-        self.leave()
     }
 
     fn on_event(&mut self, source: Source, flags: EpollFlags) {
@@ -137,27 +188,14 @@ impl Pump {
             Source::Stream(key) => self.on_stream(key, flags),
             Source::Connection(number) => self.converse(number),
             Source::Listener => self.accept(),
-            Source::Signals => self.on_signal(),
+            Source::Leave => self.leaving = Some(Instant::now() + LEAVE_WITHIN),
         }
     }
 
     fn on_stream(&mut self, key: StreamKey, flags: EpollFlags) {
-        let Some(container) = self.containers.get_mut(&key.0) else {
-            return;
-        };
-        if flags.contains(EpollFlags::EPOLLHUP) {
-            container.streams[key.1].hang_up();
-        }
-        self.ready.insert(key);
-    }
-
-    fn on_signal(&mut self) {
-        while let Some(signals) = &self.signals
-            && let Ok(Some(_)) = signals.read_signal()
-        {
-            report("dismissed: leaving when no container writes any more");
-            self.dismissed = true;
-            self.containers.values().for_each(Container::rouse);
+        if let Some(container) = self.containers.get_mut(&key.0) {
+            container.streams[key.1].hang_up(flags.contains(EpollFlags::EPOLLHUP));
+            self.ready.insert(key);
         }
     }
 
@@ -243,38 +281,21 @@ impl Pump {
         let mut container = self.containers.remove(&number)?;
         self.timed.remove(&number);
         let waiters = container.drain.take().map_or(Vec::new(), |drain| drain.waiters);
+        let id = container.open.id.clone();
         let drained = container.finish(&mut self.bench);
+        if let Err(error) = self.opens.forget(&id) {
+            report(&format!("container {id}: the next pump will open it again: {error}"));
+        }
         for waiter in waiters {
             self.send(waiter, &Reply::Drained(drained.clone()));
         }
         Some(drained)
     }
 
-    // ---- the end
-
-    fn begin_to_leave(&mut self, waiters: Vec<u64>) {
-        let deadline = Instant::now() + LEAVE_WITHIN;
-        self.leaving = Some(Leaving { deadline, waiters });
-    }
-
     /// Whether to leave now, after a round that had `events` events.
-    fn is_done(&mut self, events: usize) -> bool {
-        if self.dismissed && self.leaving.is_none() && self.containers.values().all(Container::ended) {
-            self.begin_to_leave(Vec::new());
-        }
+    fn is_done(&self, events: usize) -> bool {
         let quiet = events == 0 && self.ready.is_empty();
-        self.leaving
-            .as_ref()
-            .is_some_and(|leaving| quiet || Instant::now() >= leaving.deadline)
-    }
-
-    fn leave(mut self) -> io::Result<()> {
-        fs::remove_file(&self.socket)?;
-        for waiter in self.leaving.take().map_or(Vec::new(), |leaving| leaving.waiters) {
-            self.send(waiter, &Reply::Done);
-        }
-        report("left");
-        Ok(())
+        self.leaving.is_some_and(|deadline| quiet || Instant::now() >= deadline)
     }
 }
 
@@ -284,7 +305,7 @@ impl Source {
             Self::Stream((number, place)) => number << 2 | place as u64,
             Self::Connection(number) => number << 2 | 2,
             Self::Listener => 3,
-            Self::Signals => 1 << 2 | 3,
+            Self::Leave => 1 << 2 | 3,
         };
         EpollEvent::new(flags, data)
     }
@@ -295,9 +316,22 @@ impl Source {
             (number, 1) => Self::Stream((number, 1)),
             (number, 2) => Self::Connection(number),
             (0, _) => Self::Listener,
-            _ => Self::Signals,
+            _ => Self::Leave,
         }
     }
+}
+
+/// Fails with `AddrInUse` while another pump has the socket.
+fn lock(socket: &Path) -> io::Result<File> {
+    let lock = File::create(beside(socket, "lock"))?;
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("a log pump has {} already", socket.display()),
+        ),
+        fs::TryLockError::Error(error) => error,
+    })?;
+    Ok(lock)
 }
 
 /// Listens at `socket`, for root alone, and replaces what a dead pump left there in one step.
@@ -336,7 +370,7 @@ mod tests {
             connection(1),
             connection(7),
             Source::Listener,
-            Source::Signals,
+            Source::Leave,
         ] {
             assert_eq!(Source::of(source.event(EpollFlags::EPOLLIN).data()), source);
         }
@@ -346,11 +380,12 @@ mod tests {
     fn a_dead_pumps_socket_is_taken_over_and_a_live_ones_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("pump.sock");
-        let first = Pump::bind(&socket).unwrap();
-        assert_eq!(Pump::bind(&socket).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let bind = || Pump::bind(&socket, &dir.path().join("state"));
+        let first = bind().unwrap();
+        assert_eq!(bind().unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
         assert!(socket.exists(), "as after a SIGKILL");
-        Pump::bind(&socket).unwrap();
+        bind().unwrap();
         assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

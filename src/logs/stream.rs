@@ -2,28 +2,35 @@
 //!
 //! A turn looks at what is in the FIFO by duplicating it into a private pipe (tee(2)), writes the records of its whole
 //! lines, and then takes from the FIFO exactly what those records cover. So whatever the pump dies of, and whenever,
-//! the bytes are in the FIFO or in the log, or in both. A line without its end stays in the FIFO: the next edge of
-//! epoll comes with more bytes or with the end.
+//! the bytes are in the FIFO or in the log, or in both, and then the [`Journal`] tells it: the next pump takes what
+//! was written ([`Stream::resume`]). A line without its end stays in the FIFO: the next edge of epoll comes with more
+//! bytes or with the end.
 //!
 //! **A full FIFO without a whole line.** A FIFO is full when its slots (pages) are, and small writes may fill them
-//! with little. Its writer then waits for us and we for it. So the private pipe always has as many slots as the FIFO:
-//! when the copy fills it, the FIFO is full, and what is there becomes a partial record.
+//! with little. Its writer then waits for us and we for it. So an unfinished line is written as a partial record
+//! when the FIFO is full, or when the private pipe is, should somebody have made the FIFO larger than that.
 //!
-//! The writer must not be in packet mode (pipe(7), `O_DIRECT`), where the rest of a packet that is read in part is
-//! gone. containerd's shim is not, and a container does not get at the FIFO, only at a pipe of the shim's.
+//! **The container holds the other end, and may be hostile.** It can read what it wrote before we take it, so a take
+//! may find less than was seen, or other bytes: what is missing is counted, its own log alone is wrong. It can make the
+//! FIFO smaller or larger, which is why its size is asked for and never remembered. It can switch to packet mode
+//! (pipe(7), `O_DIRECT`), where the rest of a packet that is taken in part is gone: lines may lose their beginnings.
+//! Flags of its descriptor (`O_NONBLOCK`) are not flags of ours. Nothing of a stream stays in the private pipe
+//! after a turn, whatever fails, or it would end up in another container's log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::line::{self, MAX_RECORD, MAX_TEXT, Output, Then};
+use super::journal::{Entry, Journal};
+use super::line::{self, MAX_RECORD, MAX_TEXT, Output, Split, Then};
 use super::stamp;
 use super::writer::{self, LogFile};
+use crate::model::Id;
 use crate::sys::pipe;
 
 /// What a FIFO holds, and so the most that one turn takes. Larger ones cost fewer turns, but a killed node as much
@@ -39,15 +46,14 @@ const _: () = assert!(MAX_RECORDS > MAX_RECORD, "every turn makes progress");
 #[derive(Debug)]
 pub struct Stream {
     fifo: File,
+    id: Id,
     output: Output,
-    /// Bytes that the FIFO holds when all its slots are full.
-    capacity: usize,
     midline: bool,
     /// The last writer has left, and as far as we know none has come since.
     hung_up: bool,
     ended: bool,
-    /// Bytes taken from the FIFO since it was opened.
     taken: u64,
+    missing: u64,
 }
 
 /// What a turn came to.
@@ -64,12 +70,17 @@ pub enum Turn {
 /// The buffers of a turn: one set for all streams, as they work one after the other.
 #[derive(Debug)]
 pub struct Bench {
-    peek: File,
-    peek_write: OwnedFd,
-    /// Bytes that the private pipe holds.
-    capacity: usize,
+    peek: Private,
+    journal: Journal,
     input: Box<[u8]>,
     records: Vec<u8>,
+}
+
+/// A pipe that nobody else has.
+#[derive(Debug)]
+struct Private {
+    read: File,
+    write: OwnedFd,
 }
 
 /// What is in a FIFO.
@@ -82,9 +93,15 @@ enum Peek {
     Bytes { len: usize, full: bool },
 }
 
+/// Makes a FIFO hold as much as one turn takes. Best done by whoever makes it, at either end, with the capabilities that
+/// the pump's thread may not have: past 64 MiB in all, others get FIFOs of 8 KiB (pipe(7)).
+pub fn enlarge(fifo: &File) -> io::Result<()> {
+    pipe::set_capacity(fifo.as_fd(), CAPACITY).map(drop)
+}
+
 impl Stream {
-    /// Opens the FIFO at `path`. It need not have a writer yet.
-    pub fn open(path: &Path, output: Output) -> io::Result<Self> {
+    /// Opens the FIFO at `path`, an output of container `id`. It need not have a writer yet.
+    pub fn open(path: &Path, id: &Id, output: Output) -> io::Result<Self> {
         let fifo = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
@@ -93,15 +110,16 @@ impl Stream {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a FIFO"));
         }
         // Smaller or larger is as right: only the count of turns differs.
-        let capacity = pipe::set_capacity(fifo.as_fd(), CAPACITY).or_else(|_| pipe::capacity(fifo.as_fd()))?;
+        let _ = enlarge(&fifo);
         Ok(Self {
             fifo,
+            id: id.clone(),
             output,
-            capacity,
             midline: false,
             hung_up: false,
             ended: false,
             taken: 0,
+            missing: 0,
         })
     }
 
@@ -114,27 +132,40 @@ impl Stream {
         self.ended
     }
 
+    /// Bytes taken from the FIFO since it was opened.
     pub fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// The kernel said that the last writer has left.
-    pub fn hang_up(&mut self) {
-        self.hung_up = true;
+    /// Bytes that are in the log, but were gone from the FIFO when they were to be taken: somebody else read there.
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// What the kernel said: the last writer has left, or there is one (or was none yet).
+    pub fn hang_up(&mut self, hung_up: bool) {
+        self.hung_up = hung_up;
     }
 
     /// Makes the kernel say so if there is no writer. It is silent about a FIFO that had none since it was opened
     /// (fifo(7), poll(2)): a container that never started, or that ended while no pump was there. So come and go as
-    /// a writer ourselves. Only for a FIFO that nobody is about to open.
+    /// a writer ourselves. A writer that comes later makes it go on.
     pub fn rouse(&self) -> io::Result<()> {
-        let again = format!("/proc/self/fd/{}", self.fifo.as_raw_fd());
-        OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(again)?;
+        drop(self.writer()?);
         let mut events = [PollFd::new(self.fifo.as_fd(), PollFlags::POLLIN)];
         poll(&mut events, PollTimeout::ZERO)?;
         Ok(())
+    }
+
+    fn writer(&self) -> io::Result<File> {
+        let again = format!("/proc/self/fd/{}", self.fifo.as_raw_fd());
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(libc::O_NONBLOCK).open(again)
+    }
+
+    /// Whether a writer would have to wait. Only a writer is told.
+    fn is_full(&self) -> io::Result<bool> {
+        is_full(self.writer()?.as_fd())
     }
 
     /// Moves what is in the FIFO into `log`, or to nowhere without one; a bounded piece of it.
@@ -154,42 +185,94 @@ impl Stream {
             Peek::Bytes { len, .. } if self.hung_up && len <= MAX_TEXT => (len, Then::End),
             Peek::Bytes { len, .. } => (len, Then::More),
         };
-        let stamp = stamp::now();
-        let (midline, output) = (self.midline, self.output);
-        let split = |bench: &mut Bench, limit| {
-            bench.records.clear();
-            line::split(
-                &bench.input[..len],
-                then,
-                midline,
-                &stamp,
-                output,
-                &mut bench.records,
-                limit,
-            )
-        };
-        let mut done = split(bench, MAX_RECORDS);
-        let result = log.append(&bench.records);
+        let midline = self.midline;
+        let mut done = self.records(bench, len, then);
+        if bench.records.is_empty() {
+            self.ended = then == Then::End;
+            return Ok(Turn::Idle);
+        }
+        let result = self.begin(bench, log, done.used, midline);
+        let result = result.and_then(|()| log.append(&bench.records));
         if let Err(writer::Error::Write { written, .. }) = &result {
-            done = split(bench, *written);
+            done = line::covered(&bench.records[..*written], &bench.input[..len], midline, self.output)
+                .expect("they were made of it");
         }
         self.midline = done.midline;
         self.take(bench, done.used)?;
-        match result {
-            Err(error) => Ok(Turn::Stuck(error)),
-            Ok(()) if done.used > 0 => Ok(Turn::More),
-            Ok(()) => {
-                self.ended = then == Then::End;
-                Ok(Turn::Idle)
-            }
-        }
+        Ok(result.map_or_else(Turn::Stuck, |()| Turn::More))
     }
 
-    /// Takes `len` bytes out of the FIFO that were seen in it. Nobody else reads it, so they are there.
-    fn take(&mut self, bench: &mut Bench, len: usize) -> io::Result<()> {
-        self.fifo.read_exact(&mut bench.input[..len])?;
-        self.taken += len as u64;
+    /// Makes the records of the first `len` bytes of the bench's input.
+    fn records(&self, bench: &mut Bench, len: usize, then: Then) -> Split {
+        let (stamp, input) = (stamp::now(), &bench.input[..len]);
+        bench.records.clear();
+        line::split(
+            input,
+            then,
+            self.midline,
+            &stamp,
+            self.output,
+            &mut bench.records,
+            MAX_RECORDS,
+        )
+    }
+
+    /// Tells the journal that the bench's records are about to be appended.
+    fn begin(&self, bench: &Bench, log: &mut LogFile, used: usize, midline: bool) -> Result<(), writer::Error> {
+        let entry = Entry {
+            id: self.id.clone(),
+            output: self.output,
+            place: log.place()?,
+            records: bench.records.len() as u64,
+            midline,
+        };
+        let last = used.checked_sub(1).map_or(0, |last| bench.input[last]);
+        bench.journal.begin(&entry, last);
         Ok(())
+    }
+
+    /// Finishes the turn in which the last pump died: takes what it had appended. True if there was something.
+    pub fn resume(&mut self, bench: &mut Bench, log: &LogFile, entry: &Entry) -> io::Result<bool> {
+        self.midline = entry.midline;
+        let limit = usize::try_from(entry.records).map_or(MAX_RECORDS, |records| records.min(MAX_RECORDS));
+        let appended = log.appended_at(&entry.place, limit)?;
+        let len = match bench.peek(self)? {
+            Peek::Bytes { len, .. } => len,
+            Peek::Silence | Peek::Nobody => 0,
+        };
+        let Some(done) = line::covered(&appended, &bench.input[..len], entry.midline, self.output) else {
+            return Ok(false);
+        };
+        self.midline = done.midline;
+        if done.used == 0 {
+            return Ok(false);
+        }
+        let again = Entry {
+            records: appended.len() as u64,
+            ..entry.clone()
+        };
+        bench.journal.begin(&again, bench.input[done.used - 1]);
+        self.take(bench, done.used)?;
+        Ok(true)
+    }
+
+    /// Takes `len` bytes out of the FIFO that were seen in it, if they are still there, and ends the turn.
+    fn take(&mut self, bench: &mut Bench, len: usize) -> io::Result<()> {
+        let mut left = len;
+        let mut result = Ok(());
+        while left > 0 && result.is_ok() {
+            match bench.journal.take(self.fifo.as_fd(), &mut bench.input[..left - 1]) {
+                Ok(0) => break,
+                Ok(taken) => left -= taken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        bench.journal.settle();
+        self.taken += (len - left) as u64;
+        self.missing += left as u64;
+        result
     }
 
     fn discard(&mut self, bench: &mut Bench) -> io::Result<Turn> {
@@ -213,19 +296,16 @@ impl Stream {
 }
 
 impl AsFd for Stream {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.fifo.as_fd()
     }
 }
 
 impl Bench {
-    pub fn new() -> io::Result<Self> {
-        let (peek, peek_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        let capacity = pipe::set_capacity(peek.as_fd(), CAPACITY).or_else(|_| pipe::capacity(peek.as_fd()))?;
+    pub fn new(journal: Journal) -> io::Result<Self> {
         Ok(Self {
-            peek: peek.into(),
-            peek_write,
-            capacity,
+            peek: Private::new()?,
+            journal,
             input: vec![0; CAPACITY].into(),
             records: Vec::with_capacity(MAX_RECORDS),
         })
@@ -233,25 +313,40 @@ impl Bench {
 
     /// Copies what is in the stream's FIFO into `input`.
     fn peek(&mut self, stream: &Stream) -> io::Result<Peek> {
-        let wanted = stream.capacity.min(CAPACITY);
-        if self.capacity != wanted {
-            // If it stays smaller than the FIFO, it is full too early: more partial records, none lost.
-            self.capacity = pipe::set_capacity(self.peek.as_fd(), wanted).unwrap_or(self.capacity);
-        }
-        let len = match pipe::tee(stream.fifo.as_fd(), self.peek_write.as_fd(), CAPACITY) {
+        let len = match pipe::tee(stream.fifo.as_fd(), self.peek.write.as_fd(), CAPACITY) {
             Ok(0) => return Ok(Peek::Nobody),
             Ok(len) => len,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Peek::Silence),
             Err(error) => return Err(error),
         };
         // With more than one record's worth there is something to write, full or not.
-        let full = len <= MAX_TEXT && self.is_full()?;
-        self.peek.read_exact(&mut self.input[..len])?;
+        let filled = len <= MAX_TEXT && is_full(self.peek.write.as_fd())?;
+        if let Err(error) = self.peek.read.read_exact(&mut self.input[..len]) {
+            // A page that the container had spliced in and that is lost, perhaps. Leave nothing for the next stream.
+            self.peek = Private::new()?;
+            return Err(error);
+        }
+        // Asked only when the answer counts. Out of descriptors, there is none, and the line waits.
+        let unfinished = len <= MAX_TEXT && !self.input[..len].contains(&b'\n');
+        let full = filled || unfinished && stream.is_full().unwrap_or(false);
         Ok(Peek::Bytes { len, full })
     }
+}
 
-    fn is_full(&self) -> io::Result<bool> {
-        let mut events = [PollFd::new(self.peek_write.as_fd(), PollFlags::POLLOUT)];
-        Ok(poll(&mut events, PollTimeout::ZERO)? == 0)
+impl Private {
+    fn new() -> io::Result<Self> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // If it stays smaller than a FIFO, it is full too early: more partial records, none lost.
+        let _ = pipe::set_capacity(read.as_fd(), CAPACITY);
+        Ok(Self {
+            read: read.into(),
+            write,
+        })
     }
+}
+
+/// Whether a write to this end of a pipe would wait.
+fn is_full(write: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut events = [PollFd::new(write, PollFlags::POLLOUT)];
+    Ok(poll(&mut events, PollTimeout::ZERO)? == 0)
 }

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::line::MAX_RECORD;
@@ -18,6 +18,14 @@ pub struct LogFile {
     file: File,
     /// Whether the file is known to end with a whole record.
     whole: bool,
+}
+
+/// Where the next record goes: a file, by whatever name, and its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub device: u64,
+    pub inode: u64,
+    pub length: u64,
 }
 
 /// Why a log file could not be opened or written.
@@ -83,6 +91,48 @@ impl LogFile {
         Ok(())
     }
 
+    /// Where the records to come will stand, if they are appended next. Makes the file whole first.
+    pub fn place(&mut self) -> Result<Place, Error> {
+        self.mend()
+            .and_then(|()| place(&self.file))
+            .map_err(|source| Error::Write {
+                path: self.path.clone(),
+                written: 0,
+                source,
+            })
+    }
+
+    /// What was appended at a former `place`, at most `limit` bytes of it, whole records. Nothing when its file cannot
+    /// be found: it is this one, or one beside it that was this one before it was renamed.
+    pub fn appended_at(&self, at: &Place, limit: usize) -> io::Result<Vec<u8>> {
+        let holds = |file: &File| place(file).is_ok_and(|it| (it.device, it.inode) == (at.device, at.inode));
+        let mut file = self.file.try_clone()?;
+        if !holds(&file) {
+            let directory = self.path.parent().unwrap_or(Path::new("/"));
+            let is_it = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|it| it.ino() == at.inode && it.is_file());
+            let Some(renamed) = fs::read_dir(directory)?.flatten().find(is_it) else {
+                return Ok(Vec::new());
+            };
+            file = open(&renamed.path()).map_err(io::Error::other)?;
+            if !holds(&file) {
+                return Ok(Vec::new());
+            }
+            mend(&file)?;
+        }
+        let length = place(&file)?.length.saturating_sub(at.length);
+        let mut bytes = vec![0; limit.min(usize::try_from(length).unwrap_or(limit))];
+        file.read_exact_at(&mut bytes, at.length)?;
+        Ok(bytes)
+    }
+
+    fn mend(&mut self) -> io::Result<()> {
+        if !self.whole {
+            mend(&self.file)?;
+            self.whole = true;
+        }
+        Ok(())
+    }
+
     /// Appends `records`, each of which ends with a newline. [`Error::Write`] says how many of them are in.
     pub fn append(&mut self, records: &[u8]) -> Result<(), Error> {
         let failed = |path: &Path, written, source| Error::Write {
@@ -90,10 +140,7 @@ impl LogFile {
             written,
             source,
         };
-        if !self.whole {
-            mend(&self.file).map_err(|source| failed(&self.path, 0, source))?;
-            self.whole = true;
-        }
+        self.mend().map_err(|source| failed(&self.path, 0, source))?;
         let (written, result) = write(&mut self.file, records);
         let Err(source) = result else { return Ok(()) };
         let whole = records[..written]
@@ -103,6 +150,15 @@ impl LogFile {
         self.whole = whole == written || mend(&self.file).is_ok();
         Err(failed(&self.path, whole, source))
     }
+}
+
+fn place(file: &File) -> io::Result<Place> {
+    let metadata = file.metadata()?;
+    Ok(Place {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        length: metadata.len(),
+    })
 }
 
 /// Writes all of `bytes`, or says how many went in before it failed.
@@ -187,6 +243,31 @@ mod tests {
         log.reopen().unwrap();
         log.append(b"three\n").unwrap();
         assert_eq!((read(&old), read(&path)), ("one\ntwo\n".into(), "three\n".into()));
+    }
+
+    #[test]
+    fn what_was_appended_is_found_also_after_a_rename() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        log.append(b"one\n").unwrap();
+        let at = log.place().unwrap();
+        assert!(log.appended_at(&at, 100).unwrap().is_empty());
+        log.append(b"two\nthree\n").unwrap();
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"ha")
+            .unwrap();
+        let log = LogFile::open(&path).unwrap();
+        assert_eq!(log.appended_at(&at, 100).unwrap(), b"two\nthree\n");
+        assert_eq!(log.appended_at(&at, 4).unwrap(), b"two\n");
+        fs::rename(&path, dir.path().join("0.log.1")).unwrap();
+        let log = LogFile::open(&path).unwrap();
+        assert_eq!(log.appended_at(&at, 100).unwrap(), b"two\nthree\n");
+        fs::remove_file(dir.path().join("0.log.1")).unwrap();
+        assert!(log.appended_at(&at, 100).unwrap().is_empty());
     }
 
     #[test]

@@ -105,18 +105,13 @@ impl Place {
         builder.create(self.logs())
     }
 
-    /// Removes what a shim that leaves has no more use for; its own messages too. A place that holds something stays.
+    /// Removes the place of a shim that leaves. One that still holds a container stays, but for its sockets.
     pub fn clear(&self) {
         for name in [self.task_socket(), self.control_socket(), self.log_socket()] {
             std::fs::remove_file(name).ok();
         }
-        let empty = [self.containers(), self.logs()].iter().all(|directory| {
-            std::fs::remove_dir(directory).is_ok_and(|()| true) || !directory.exists()
-        });
-        if empty {
-            std::fs::remove_file(self.messages()).ok();
-            std::fs::remove_file(self.lock()).ok();
-            std::fs::remove_dir(&self.0).ok();
+        if std::fs::remove_dir(self.containers()).is_ok() {
+            std::fs::remove_dir_all(&self.0).ok();
         }
     }
 }

@@ -298,9 +298,12 @@ impl Loop {
         if let Some(since) = self.idle_since {
             return in_ms(LINGER.saturating_sub(since.elapsed()));
         }
-        match self.shim.jobs.is_waiting() || self.shim.tidying.is_waiting() {
-            true => in_ms(Duration::from_millis(100)),
-            false => EpollTimeout::NONE,
+        // A thread that could not be had is tried for again; a log that is closed wakes nobody here.
+        let waiting = self.shim.jobs.is_waiting() || self.shim.tidying.is_waiting();
+        match (waiting, self.shim.has_containers()) {
+            (true, _) => in_ms(Duration::from_millis(100)),
+            (false, false) => in_ms(Duration::from_millis(500)),
+            (false, true) => EpollTimeout::NONE,
         }
     }
 

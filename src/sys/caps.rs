@@ -1,4 +1,5 @@
-//! Capabilities: those this process holds, and those the kernel knows.
+//! Capabilities: those this process holds, those the kernel knows, and how a thread gives them up.
+#![allow(unsafe_code)]
 
 use std::{fs, io};
 
@@ -74,6 +75,42 @@ pub fn known() -> io::Result<Vec<&'static str>> {
     Ok(NAMES.iter().take(last + 1).copied().collect())
 }
 
+/// Leaves this thread, and no other of the process, with those of `keep` that it has: effective and permitted, and so
+/// for good. What it might inherit or pass on to a program is dropped whole (capabilities(7)).
+pub fn keep_on_this_thread(keep: &[&str]) -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 for each set (capget(2)).
+    const VERSION: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    #[repr(C)]
+    #[derive(Default)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let mut header = Header {
+        version: VERSION,
+        pid: 0,
+    };
+    let mut sets = [Sets::default(), Sets::default()];
+    // SAFETY: the kernel reads the header and writes two sets, which is what the version stands for.
+    nix::errno::Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+    for (half, sets) in sets.iter_mut().enumerate() {
+        let names = NAMES.iter().skip(32 * half).take(32).enumerate();
+        let mask = names.fold(0, |mask, (bit, name)| mask | u32::from(keep.contains(name)) << bit);
+        sets.permitted &= mask;
+        sets.effective = sets.permitted;
+        sets.inheritable = 0;
+    }
+    // SAFETY: the kernel reads the header and the two sets.
+    nix::errno::Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) })?;
+    Ok(())
+}
+
 fn parse_status(status: &str) -> Option<Held> {
     let set = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key))?;
@@ -102,6 +139,22 @@ mod tests {
         assert_eq!(held.effective, ["CAP_CHOWN", "CAP_NET_ADMIN"]);
         assert_eq!(held.bounding.len(), NAMES.len());
         assert!(held.has("CAP_NET_ADMIN") && !held.has("CAP_KILL"));
+    }
+
+    #[test]
+    fn a_thread_gives_up_what_it_does_not_keep_and_no_other_thread_does() {
+        let of_thread = || parse_status(&fs::read_to_string("/proc/thread-self/status").unwrap()).unwrap();
+        let before = of_thread();
+        let inside = std::thread::spawn(move || {
+            keep_on_this_thread(&["CAP_DAC_OVERRIDE", "CAP_BPF"]).unwrap();
+            let refused = nix::unistd::chroot("/").unwrap_err();
+            (of_thread(), refused)
+        });
+        let (kept, refused) = inside.join().unwrap();
+        assert!(before.has("CAP_SYS_CHROOT"), "the tests run as root");
+        assert_eq!(kept.effective, ["CAP_DAC_OVERRIDE", "CAP_BPF"]);
+        assert_eq!(refused, nix::errno::Errno::EPERM);
+        assert_eq!(of_thread(), before);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod pipe;
 pub mod process;
 pub mod rootfs;
+pub mod shared;
 pub mod spawn;
 pub mod terminal;
 

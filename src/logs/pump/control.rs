@@ -93,11 +93,24 @@ impl Pump {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
             }),
-            Request::Shutdown => {
-                self.begin_to_leave(vec![asker]);
-                return None;
-            }
         })
+    }
+
+    /// Goes on with what the pump before had open.
+    pub(super) fn inherit(&mut self) {
+        for open in std::mem::take(&mut self.inherited) {
+            match self.add(open.clone()) {
+                // An output may have come to its end while no pump was there.
+                Ok(number) => self.containers.get(&number).into_iter().for_each(Container::rouse),
+                Err(message) => {
+                    report(&format!("cannot go on with a log of container {}: {message}", open.id));
+                    if !open.stdout.exists() {
+                        // The container was removed: there is nothing to go on with, ever.
+                        let _ = self.opens.forget(&open.id);
+                    }
+                }
+            }
+        }
     }
 
     fn open(&mut self, open: Open) -> Reply {
@@ -108,23 +121,30 @@ impl Pump {
                 None => failed("the container is open with other paths"),
             };
         }
-        let number = self.number();
-        let added = Container::open(open).and_then(|container| {
-            for (place, stream) in container.streams.iter().enumerate() {
-                let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-                let added = self.epoll.add(stream, Source::Stream((number, place)).event(flags));
-                added.map_err(|error| format!("cannot watch the container's output: {error}"))?;
-            }
-            self.containers.insert(number, container);
-            Ok(())
+        let kept = self.add(open.clone()).and_then(|number| {
+            self.opens.keep(&open).map_err(|error| {
+                self.containers.remove(&number);
+                format!("cannot remember that the container is open: {error}")
+            })
         });
-        match added {
-            Ok(()) => {
-                self.make_ready(number);
-                Reply::Done
-            }
-            Err(message) => Reply::Failed { message },
+        kept.map_or_else(|message| Reply::Failed { message }, |()| Reply::Done)
+    }
+
+    /// Has a container's outputs read from now on, and says its number.
+    fn add(&mut self, open: Open) -> Result<u64, String> {
+        let number = self.number();
+        let mut container = Container::open(open)?;
+        for (place, stream) in container.streams.iter().enumerate() {
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            let added = self.epoll.add(stream, Source::Stream((number, place)).event(flags));
+            added.map_err(|error| format!("cannot watch the container's output: {error}"))?;
         }
+        if let Some(entry) = self.unfinished.take_if(|entry| entry.id == container.open.id) {
+            container.resume(&entry, &mut self.bench);
+        }
+        self.containers.insert(number, container);
+        self.make_ready(number);
+        Ok(number)
     }
 
     fn reopen(&mut self, id: Id) -> Reply {
