@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Beside the daemon run, and outlive it: a containerd (a running one, or one of berth's own), its shims (one per pod)
-//! and the log pump (one small process, [`logs`]). Whatever dies comes back: the daemon restarts its containerd and its
+//! and the log pump (a thread of the shim, [`logs`]). Whatever dies comes back: the daemon restarts its containerd and its
 //! pump, and the next daemon takes over all of them ([`pod`]'s recovery).
 //!
 //! ## Layers

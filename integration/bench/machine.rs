@@ -96,7 +96,7 @@ fn role(command_line: &str) -> Option<&'static str> {
     let argument = words.next()?;
     match (Path::new(program).file_name()?.to_str()?, argument) {
         (_, "serve") => Some("daemon"),
-        (_, "log-pump") => Some("log pump"),
+        (_, "log-writer") => Some("log pump"),
         (_, "--config") => Some("containerd"),
         _ => None,
     }

@@ -2,10 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -113,7 +113,7 @@ fn a_container_that_makes_its_fifo_unreadable_is_read_by_the_next_pump() {
     let container = pump.container();
     let mut out = container.shim("out");
     std::os::unix::fs::fchown(&out, Some(4711), Some(4711)).unwrap();
-    out.set_permissions(std::fs::Permissions::from_mode(0)).unwrap();
+    out.set_permissions(std::fs::Permissions::from_mode(0o000)).unwrap();
     pump.kill();
     writeln!(out, "line").unwrap();
     pump.start_again();
