@@ -101,7 +101,9 @@ impl TryFrom<Many> for PodsPerProcess {
             Many::Word(_) => None,
             Many::Number(number) => std::num::NonZeroUsize::new(number),
         };
-        number.map(Self::AtMost).ok_or_else(|| "neither \"all\" nor a number of 1 or more".to_owned())
+        number
+            .map(Self::AtMost)
+            .ok_or_else(|| "neither \"all\" nor a number of 1 or more".to_owned())
     }
 }
 

@@ -139,7 +139,9 @@ impl Core {
         match self.find_task(sandbox, id).await? {
             Some(Task::Running { pid }) => return self.running(container, now(), pid).await,
             // containerd went away after the start; the container has ended since.
-            Some(Task::Stopped(ended)) if exit_of(error, sandbox.record().shim.own).is_none() => return self.ended_unseen(container, ended).await,
+            Some(Task::Stopped(ended)) if exit_of(error, sandbox.record().shim.own).is_none() => {
+                return self.ended_unseen(container, ended).await;
+            }
             Some(Task::Created { .. } | Task::Stopped(_)) => self.delete_task(sandbox, id).await?,
             None => {}
         }
@@ -232,7 +234,12 @@ impl Core {
     }
 
     /// A task that containerd did not have (any more) may be one that it lost with its shim.
-    pub(super) async fn surely_deleted(self: &Arc<Self>, sandbox: &Sandbox, id: &Id, deleted: bool) -> Result<(), Error> {
+    pub(super) async fn surely_deleted(
+        self: &Arc<Self>,
+        sandbox: &Sandbox,
+        id: &Id,
+        deleted: bool,
+    ) -> Result<(), Error> {
         let shim = sandbox.record().shim;
         match deleted || !shim.own {
             true => Ok(()),

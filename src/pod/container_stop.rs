@@ -26,7 +26,11 @@ impl Pods {
 }
 
 impl Core {
-    pub(super) async fn stop_container_of(self: &Arc<Self>, container: &Container, grace: Duration) -> Result<(), Error> {
+    pub(super) async fn stop_container_of(
+        self: &Arc<Self>,
+        container: &Container,
+        grace: Duration,
+    ) -> Result<(), Error> {
         // A start in progress is awaited, so that it cannot run what was just stopped.
         if let Ok(sandbox) = self.registry.sandbox(&container.record().sandbox) {
             drop(sandbox.claim.lock().await);

@@ -43,7 +43,12 @@ impl Core {
         sandbox.map(|sandbox| sandbox.record().shim).unwrap_or_default().group
     }
 
-    pub(super) async fn open_log(self: &Arc<Self>, id: &Id, record: &ContainerRecord, pipes: &Pipes) -> Result<(), Error> {
+    pub(super) async fn open_log(
+        self: &Arc<Self>,
+        id: &Id,
+        record: &ContainerRecord,
+        pipes: &Pipes,
+    ) -> Result<(), Error> {
         let open = Open {
             id: id.clone(),
             stdout: pipes.stdout.clone(),

@@ -139,7 +139,8 @@ impl Core {
         };
         if task.is_some() && sandbox.record().shim.own {
             let pipes = Pipes::below(&self.paths.container(id));
-            self.keep_pipes(&sandbox, id, &pipes, container.record().config.stdin).ok();
+            self.keep_pipes(&sandbox, id, &pipes, container.record().config.stdin)
+                .ok();
             self.keep_process(&sandbox, id).await;
         }
         let action = decide(&state, task);
@@ -282,7 +283,12 @@ impl Core {
     }
 
     async fn sweep_logs(self: &Arc<Self>, known: &HashSet<Id>) {
-        let groups: HashSet<_> = self.registry.sandboxes().iter().map(|sandbox| sandbox.record().shim.group).collect();
+        let groups: HashSet<_> = self
+            .registry
+            .sandboxes()
+            .iter()
+            .map(|sandbox| sandbox.record().shim.group)
+            .collect();
         for group in groups {
             let known = known.clone();
             let swept = self.log_writer(&group, move |writer| {

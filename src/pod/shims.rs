@@ -27,8 +27,8 @@ use super::{Core, Pods, blocking};
 use crate::containerd::Stdio;
 use crate::model::names::annotation;
 use crate::model::record::ShimUse;
-use crate::oci;
 use crate::model::{Id, Signal};
+use crate::oci;
 use crate::shim::control::{self, Client, Task};
 use crate::shim::place::Place;
 use crate::sys::process::Handle;
@@ -123,7 +123,12 @@ fn end(place: &Place) -> Result<(), control::Error> {
 impl Core {
     /// The group for a new pod: the first with room.
     pub(super) fn choose_shim(&self, own: bool) -> ShimUse {
-        let used: Vec<_> = self.registry.sandboxes().iter().map(|sandbox| sandbox.record().shim.group).collect();
+        let used: Vec<_> = self
+            .registry
+            .sandboxes()
+            .iter()
+            .map(|sandbox| sandbox.record().shim.group)
+            .collect();
         let group = first_with_room(&used, self.settings.shim.pods_per_process);
         ShimUse { group, own }
     }
@@ -151,7 +156,11 @@ impl Core {
 
     /// Lets a group's shim go if no pod needs it any more. It leaves by itself then.
     pub(super) fn release_group(&self, name: &str) {
-        let used = self.registry.sandboxes().iter().any(|sandbox| sandbox.record().shim.group == name);
+        let used = self
+            .registry
+            .sandboxes()
+            .iter()
+            .any(|sandbox| sandbox.record().shim.group == name);
         if !used {
             lock(&self.shims.groups).remove(name);
         }
@@ -259,7 +268,9 @@ impl Core {
         if !shim.own {
             return Ok(false);
         }
-        let options = self.handler(&sandbox.record().handler).map(|handler| handler.options.clone());
+        let options = self
+            .handler(&sandbox.record().handler)
+            .map(|handler| handler.options.clone());
         let options = options.unwrap_or_default();
         let deadline = Instant::now() + RECLAIM;
         loop {
@@ -318,7 +329,11 @@ impl Core {
     /// Has the shims end what no record explains.
     pub(super) async fn sweep_shims(self: &Arc<Self>) -> Result<(), Error> {
         for place in self.places() {
-            let Some(name) = place.directory().file_name().map(|name| name.to_string_lossy().into_owned()) else {
+            let Some(name) = place
+                .directory()
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+            else {
                 continue;
             };
             let tasks = self.ask_shim(&name, Client::tasks).await?;
@@ -331,7 +346,8 @@ impl Core {
                 }
                 tracing::info!(?id, "ending a task that no record explains");
                 if tasked {
-                    self.until_containerd(|| self.containerd.kill_task(&id, Signal::KILL, true)).await?;
+                    self.until_containerd(|| self.containerd.kill_task(&id, Signal::KILL, true))
+                        .await?;
                     self.until_containerd(|| self.containerd.wait_task(&id)).await.ok();
                     self.until_containerd(|| self.containerd.delete_task(&id)).await?;
                 }
@@ -406,9 +422,13 @@ impl Core {
         let handed = blocking(move || {
             let mut shim = Client::connect(&place.control_socket())?;
             for (id, process, terminal) in kept {
-                let fds: Vec<_> = std::iter::once(process.as_fd()).chain(terminal.as_ref().map(AsFd::as_fd)).collect();
+                let fds: Vec<_> = std::iter::once(process.as_fd())
+                    .chain(terminal.as_ref().map(AsFd::as_fd))
+                    .collect();
                 match shim.hand(id.as_str(), &fds) {
-                    Err(error) if !error.is_unknown() => tracing::warn!(?id, %error, "a new shim does not take what was kept"),
+                    Err(error) if !error.is_unknown() => {
+                        tracing::warn!(?id, %error, "a new shim does not take what was kept")
+                    }
                     _ => {}
                 }
             }
@@ -421,7 +441,9 @@ impl Core {
 /// Waits for the end of the shim at the other end, which says nothing unasked.
 async fn until_end(shim: Client) {
     let connection = shim.into_connection();
-    let connection = connection.set_nonblocking(true).and_then(|()| UnixStream::from_std(connection));
+    let connection = connection
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(connection));
     if let Ok(mut connection) = connection {
         while matches!(connection.read(&mut [0; 16]).await, Ok(1..)) {}
     }

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use super::container::{Container, Exit, Phase, Process};
 use super::core::Shim;
+use super::ends::key;
 use super::exit::{UNKNOWN, exit_code, now};
 use super::record::{Life, Record, Recorded};
-use super::ends::key;
 use super::stdio::Kept;
 use super::{failed, report};
 use crate::proto::shim::{events, task};
@@ -44,20 +44,30 @@ impl Shim {
 
     fn adopt_process(self: &Arc<Self>, mut record: Record, life: Life) {
         for (exec_id, life) in std::mem::take(&mut record.execs) {
-            report(&format!("ending process {exec_id} in {}, which an earlier shim started", record.id));
+            report(&format!(
+                "ending process {exec_id} in {}, which an earlier shim started",
+                record.id
+            ));
             end(life);
         }
         // In this order: a pid that is used again between the two shows a later start.
         let handle = Handle::open(life.pid).ok();
         let handle = handle.filter(|_| life.is_alive()).map(Arc::new);
         let phase = match &handle {
-            Some(_) if record.runtime.is_waiting(&record.id) => Phase::Created,
+            Some(_) if record.runtime.is_waiting(&record.id, life.pid) => Phase::Created,
             Some(_) => Phase::Running,
             // Told by whoever kept a handle of it, if anybody did.
-            None => Phase::Exited(Exit { code: UNKNOWN, at: now() }),
+            None => Phase::Exited(Exit {
+                code: UNKNOWN,
+                at: now(),
+            }),
         };
         if let Phase::Exited(exit) = phase {
-            record.state = Recorded::Exited { pid: life.pid, code: exit.code, at: exit.at };
+            record.state = Recorded::Exited {
+                pid: life.pid,
+                code: exit.code,
+                at: exit.at,
+            };
         }
         self.save(&record);
         let container = self.take(record, life.pid, handle.clone(), phase);
@@ -89,17 +99,17 @@ impl Shim {
             if !state.adopted {
                 return Ok(());
             }
-            let unknown = matches!(state.init.phase, Phase::Exited(exit) if exit.code == UNKNOWN && state.init.handle.is_none());
+            let unknown =
+                matches!(state.init.phase, Phase::Exited(exit) if exit.code == UNKNOWN && state.init.handle.is_none());
             (state.record.clone(), unknown)
         };
         if let Some(terminal) = terminal
             && matches!(self.consoles.master(&key(id, "")), Ok(None))
         {
-            self.adopt_terminal(&record, terminal).map_err(failed("serve the terminal"))?;
+            self.adopt_terminal(&record, terminal)
+                .map_err(failed("serve the terminal"))?;
         }
-        if unknown
-            && let Some(code) = exit_code(&handle)
-        {
+        if unknown && let Some(code) = exit_code(&handle) {
             let mut state = container.state();
             if let Phase::Exited(exit) = &mut state.init.phase {
                 exit.code = code;
@@ -113,10 +123,17 @@ impl Shim {
     }
 
     /// A Create for an id that is here: containerd takes back what it forgot, or is told that it has it.
-    pub(super) fn reclaim(&self, container: &Container, request: &task::CreateTaskRequest) -> Result<task::CreateTaskResponse, Status> {
+    pub(super) fn reclaim(
+        &self,
+        container: &Container,
+        request: &task::CreateTaskRequest,
+    ) -> Result<task::CreateTaskResponse, Status> {
         let mut state = container.state();
         if state.claimed {
-            return Err(Status::new(Code::AlreadyExists, format!("container {:?} is here already", container.id)));
+            return Err(Status::new(
+                Code::AlreadyExists,
+                format!("container {:?} is here already", container.id),
+            ));
         }
         state.claimed = true;
         state.record.bundle = request.bundle.clone().into();
@@ -130,7 +147,10 @@ impl Shim {
             ..Default::default()
         });
         if state.init.phase == Phase::Running {
-            self.publish(&events::TaskStart { container_id: container.id.clone(), pid });
+            self.publish(&events::TaskStart {
+                container_id: container.id.clone(),
+                pid,
+            });
         }
         Ok(task::CreateTaskResponse { pid })
     }

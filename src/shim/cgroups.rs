@@ -97,6 +97,13 @@ impl Cgroups {
         Ok(pids.into_iter().collect())
     }
 
+    /// Removes those that nothing is in any more. What has groups below it is left to the OCI runtime.
+    pub fn remove(&self) {
+        for directory in self.directories() {
+            fs::remove_dir(directory).ok();
+        }
+    }
+
     /// Kills every process in them, those that are forked meanwhile, too, and frozen ones. Takes up to 2 s; whether all
     /// are gone then (one in an uninterruptible sleep is not).
     pub fn kill_all(&self) -> io::Result<bool> {

@@ -43,13 +43,21 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    Hello { version: String, pid: u32, binary: PathBuf },
-    Tasks { tasks: Vec<Task> },
+    Hello {
+        version: String,
+        pid: u32,
+        binary: PathBuf,
+    },
+    Tasks {
+        tasks: Vec<Task>,
+    },
     /// Followed by the descriptors, the pidfd first.
     Given,
     Done,
     Unknown,
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
 }
 
 /// A container, as the shim has it.
@@ -265,7 +273,8 @@ mod tests {
         let (mut one, mut other) = (Line::over(one), Line::over(other));
         let file = std::fs::File::open("/dev/null").unwrap();
         one.send(&Request::Tasks, &[]).unwrap();
-        one.send(&Request::Hand { id: "a".into() }, &[file.as_fd(), file.as_fd()]).unwrap();
+        one.send(&Request::Hand { id: "a".into() }, &[file.as_fd(), file.as_fd()])
+            .unwrap();
         let mut got = Vec::new();
         for _ in 0..2 {
             let (request, fds) = other.receive::<Request>().unwrap().unwrap();

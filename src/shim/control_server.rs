@@ -17,7 +17,9 @@ use crate::proto::shim::task;
 pub fn converse(shim: &Arc<Shim>, socket: UnixStream) {
     let shim = Arc::clone(shim);
     shim.conversations.fetch_add(1, Ordering::Relaxed);
-    let thread = std::thread::Builder::new().name("control".to_owned()).stack_size(128 << 10);
+    let thread = std::thread::Builder::new()
+        .name("control".to_owned())
+        .stack_size(128 << 10);
     let counted = Arc::clone(&shim);
     let spawned = thread.spawn(move || {
         if let Err(error) = answer_all(&shim, socket) {
@@ -119,7 +121,9 @@ fn give(shim: &Shim, id: &str) -> (Reply, Vec<OwnedFd>) {
 
 /// Ends and removes a container. Whether there was one.
 fn forget(shim: &Arc<Shim>, id: String) -> Result<bool, String> {
-    let Some(container) = shim.find(&id) else { return Ok(false) };
+    let Some(container) = shim.find(&id) else {
+        return Ok(false);
+    };
     if container.state().claimed {
         return Err("containerd knows it; it is to be deleted there".to_owned());
     }

@@ -1,8 +1,8 @@
 //! What the main loop and the jobs share: the containers, whose pid is whose, and the ways out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -189,7 +189,9 @@ impl Shim {
 
     /// Has the main loop tell containerd when the kernel kills a process of the container for memory.
     pub(super) fn watch_oom(&self, container: &Container) {
-        let Some(cgroups) = container.state().record.cgroups.clone() else { return };
+        let Some(cgroups) = container.state().record.cgroups.clone() else {
+            return;
+        };
         match oom::Watch::start(&cgroups) {
             Ok(None) => {}
             Ok(Some(watch)) => self.watch(Watch::Oom(container.id.clone(), watch)),
@@ -241,7 +243,8 @@ impl Shim {
     /// Answers all who waited for an end.
     pub fn answer_waiters(&self, waiters: Vec<Waiter>, exit: Exit) {
         for waiter in waiters {
-            self.outbox.answer(waiter.connection, waiter.stream, Ok(super::query::waited(exit)));
+            self.outbox
+                .answer(waiter.connection, waiter.stream, Ok(super::query::waited(exit)));
         }
     }
 

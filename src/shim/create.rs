@@ -13,6 +13,7 @@ use super::core::Shim;
 use super::ends::{Ends, key};
 use super::record::{self, Io, Life, Record, Recorded};
 use super::runtime::{Make, Options, Runtime};
+use super::stdio::Kept;
 use super::{failed, refusal};
 use crate::proto::shim::{self as proto, events, runc, task, types};
 use crate::sys;
@@ -92,7 +93,11 @@ impl Shim {
         let spec = fs::read(bundle.join("config.json")).map_err(failed("read the bundle's config.json"))?;
         let spec: Spec = serde_json::from_slice(&spec)
             .map_err(|error| Status::new(Code::InvalidArgument, format!("the bundle's config.json: {error}")))?;
-        let own_pids = spec.linux.namespaces.iter().any(|it| it.kind == "pid" && it.path.is_empty());
+        let own_pids = spec
+            .linux
+            .namespaces
+            .iter()
+            .any(|it| it.kind == "pid" && it.path.is_empty());
         Ok(Record {
             version: record::VERSION,
             id: request.id.clone(),
@@ -118,7 +123,9 @@ impl Shim {
         patience: Duration,
     ) -> Result<u32, Status> {
         let record = container.state().record.clone();
-        record.save(&self.place).map_err(failed("write down what is to be made"))?;
+        record
+            .save(&self.place)
+            .map_err(failed("write down what is to be made"))?;
         mount(&request.rootfs, &record.bundle.join("rootfs"))?;
         container.state().mounted = !request.rootfs.is_empty();
         let pid = if request.checkpoint.is_empty() {
@@ -138,8 +145,7 @@ impl Shim {
         record: &Record,
         patience: Duration,
     ) -> Result<u32, Status> {
-        let directory = self.place.container(&record.id);
-        let ends = Ends::open(self, record, &record.io, &directory)?;
+        let ends = Ends::open(self, record, &record.io)?;
         let _starting = self.starting();
         let make = Make {
             id: &record.id,
@@ -193,11 +199,11 @@ impl Shim {
 
     /// Undoes what was made of a container that could not be made, in any state. Its work is held.
     pub(super) fn unmake(self: &Arc<Self>, container: &Arc<Container>) {
-        let (record, handle) = {
+        let (record, handle, kept) = {
             let mut state = container.state();
-            state.init.kept = None;
-            (state.record.clone(), state.init.handle.clone())
+            (state.record.clone(), state.init.handle.clone(), state.init.kept.take())
         };
+        kept.into_iter().for_each(Kept::abandon);
         if let Some(handle) = handle {
             handle.signal(libc::SIGKILL).ok();
         }

@@ -5,18 +5,22 @@ use std::time::{Duration, Instant};
 
 use super::container::{Container, Exit, Phase};
 use super::core::Shim;
+use super::ends::key;
 use super::query::timestamp;
 use super::record::{Record, Recorded};
-use super::start::{no_exec, refused};
-use super::ends::key;
 use super::report;
+use super::start::{no_exec, refused};
 use crate::proto::shim::{events, task};
 use crate::sys;
 use crate::ttrpc::{Code, Status};
 
 impl Shim {
     /// Deletes a container, or with an exec id a process, that has ended.
-    pub fn delete(self: &Arc<Self>, request: &task::DeleteRequest, patience: Duration) -> Result<task::DeleteResponse, Status> {
+    pub fn delete(
+        self: &Arc<Self>,
+        request: &task::DeleteRequest,
+        patience: Duration,
+    ) -> Result<task::DeleteResponse, Status> {
         let container = self.container(&request.id)?;
         if !request.exec_id.is_empty() {
             return self.delete_exec(&container, &request.exec_id);
@@ -30,7 +34,11 @@ impl Shim {
             let exit = state.init.phase.deletable().map_err(|wrong| refused("delete", wrong))?;
             state.record.state = Recorded::Deleting;
             self.save(&state.record);
-            (state.record.clone(), state.init.pid, exit.unwrap_or_else(super::exit::never_started))
+            (
+                state.record.clone(),
+                state.init.pid,
+                exit.unwrap_or_else(super::exit::never_started),
+            )
         };
         self.publish(&events::TaskDelete {
             container_id: record.id.clone(),
@@ -40,6 +48,9 @@ impl Shim {
             id: String::new(),
         });
         self.unmount(&record);
+        if let Some(cgroups) = &record.cgroups {
+            cgroups.remove();
+        }
         self.tidy_later(record);
         self.drop_container(&container.id);
         self.outbox.ring();

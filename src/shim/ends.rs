@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
 use super::console::ConsoleSocket;
@@ -28,8 +27,8 @@ enum Sort {
 }
 
 impl Ends {
-    /// Opens what the request named. `directory` is a private one for the console socket.
-    pub fn open(shim: &Shim, record: &Record, io: &Io, directory: &Path) -> Result<Self, Status> {
+    /// Opens what the request named.
+    pub fn open(shim: &Shim, record: &Record, io: &Io) -> Result<Self, Status> {
         let streams = streams(record, io);
         if !io.terminal {
             let opened = stdio::open(&shim.children, &streams).map_err(failed("open the process' streams"))?;
@@ -40,7 +39,7 @@ impl Ends {
         }
         let opened = stdio::open_terminal(&shim.children, &streams);
         let (terminal, kept) = opened.map_err(failed("open the terminal's streams"))?;
-        let socket = ConsoleSocket::new(directory).map_err(failed("make a console socket"))?;
+        let socket = ConsoleSocket::new(shim.place.directory()).map_err(failed("make a console socket"))?;
         Ok(Self {
             sort: Sort::Terminal(socket, terminal),
             kept,

@@ -22,7 +22,12 @@ impl Shim {
         }
         let container = self.container(&request.id)?;
         let mut state = container.state();
-        let refuse = |why: &str| Err(Status::new(Code::FailedPrecondition, format!("cannot exec in a container that {why}")));
+        let refuse = |why: &str| {
+            Err(Status::new(
+                Code::FailedPrecondition,
+                format!("cannot exec in a container that {why}"),
+            ))
+        };
         match state.init.phase {
             _ if state.paused => return refuse("is paused"),
             Phase::Exited(_) => return refuse("has ended"),
@@ -30,7 +35,10 @@ impl Shim {
             Phase::Created | Phase::Starting(_) | Phase::Running => {}
         }
         if state.execs.contains_key(&request.exec_id) {
-            return Err(Status::new(Code::AlreadyExists, format!("process {:?} is there already", request.exec_id)));
+            return Err(Status::new(
+                Code::AlreadyExists,
+                format!("process {:?} is there already", request.exec_id),
+            ));
         }
         let mut process = Process::new(Io {
             stdin: request.stdin,
@@ -56,14 +64,13 @@ impl Shim {
         spec: &[u8],
         patience: Duration,
     ) -> Result<u32, Status> {
-        let directory = self.place.container(&record.id);
-        let ends = Ends::open(self, record, io, &directory)?;
+        let ends = Ends::open(self, record, io)?;
         let _starting = self.starting();
         let make = Make {
             id: &record.id,
             bundle: &record.bundle,
             ends: ends.for_runtime(),
-            pid_file: &directory.join(format!("{exec_id}.pid")),
+            pid_file: &self.place.container(&record.id).join(format!("{exec_id}.pid")),
         };
         let runtime = record.runtime.clone().with_patience(patience);
         let started = runtime.exec(&self.children, &make, spec);
@@ -71,7 +78,9 @@ impl Shim {
         let pid = started.map_err(|error| refusal(&error))?;
         {
             let mut state = container.state();
-            let process = state.process_mut(exec_id).expect("what is being started is not deleted");
+            let process = state
+                .process_mut(exec_id)
+                .expect("what is being started is not deleted");
             process.pid = pid;
             process.handle = Handle::open(pid).ok().map(Arc::new);
         }

@@ -8,6 +8,7 @@ use super::ends::key;
 use super::query::timestamp;
 use super::record::Recorded;
 use super::report;
+use super::stdio::Kept;
 use crate::proto::shim::events;
 use crate::sys::children::{self, Dead};
 use crate::sys::process::Handle;
@@ -55,7 +56,9 @@ impl Shim {
             state.record.execs.remove(exec_id);
         }
         self.save(&state.record);
-        let tell = state.process_mut(exec_id).is_some_and(|process| process.phase.end(exit));
+        let tell = state
+            .process_mut(exec_id)
+            .is_some_and(|process| process.phase.end(exit));
         if tell {
             self.tell_exit(&mut state, &container.id, exec_id, exit);
         }
@@ -68,12 +71,16 @@ impl Shim {
 
     /// Tells the end of a process to all who want to know.
     pub(super) fn tell_exit(&self, state: &mut State, id: &str, exec_id: &str, exit: Exit) {
-        let Some(process) = state.process_mut(exec_id) else { return };
-        if let Some(kept) = process.kept.take() {
-            kept.finish();
-        }
+        let Some(process) = state.process_mut(exec_id) else {
+            return;
+        };
+        let kept = process.kept.take();
         let (pid, waiters) = (process.pid, std::mem::take(&mut process.waiters));
         self.consoles.finished(&key(id, exec_id));
+        if let Some(kept) = kept.filter(Kept::has_logger) {
+            // It may have something to write still.
+            self.tidying.run(move || kept.finish());
+        }
         self.publish(&events::TaskExit {
             container_id: id.to_owned(),
             id: if exec_id.is_empty() { id } else { exec_id }.to_owned(),

@@ -63,7 +63,12 @@ impl Arguments {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (flag, None),
             };
-            let mut value = || value.clone().or_else(|| words.next()).ok_or(format!("-{name} needs a value"));
+            let mut value = || {
+                value
+                    .clone()
+                    .or_else(|| words.next())
+                    .ok_or(format!("-{name} needs a value"))
+            };
             match name {
                 "v" => parsed.version = true,
                 "info" => parsed.info = true,
@@ -97,7 +102,9 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
         "delete" => delete(arguments),
         "ensure" => ensure(&place(arguments)?, arguments),
         "serve" => serve_here(arguments),
-        other => Err(usage(&format!("{other:?} is no command; containerd runs this program (start, delete)"))),
+        other => Err(usage(&format!(
+            "{other:?} is no command; containerd runs this program (start, delete)"
+        ))),
     }
 }
 
@@ -126,7 +133,10 @@ fn start(arguments: &Arguments) -> io::Result<()> {
     ensure(&place, arguments)?;
     // containerd 1.x looks here after its own restart, and our `delete` for its shim's place.
     fs::write("address", place.address())?;
-    print!("{}", bootstrap(&place, std::env::var("MAX_SHIM_VERSION").ok().as_deref()));
+    print!(
+        "{}",
+        bootstrap(&place, std::env::var("MAX_SHIM_VERSION").ok().as_deref())
+    );
     Ok(())
 }
 
@@ -174,7 +184,10 @@ fn launch(place: &Place, arguments: &Arguments) -> io::Result<()> {
     if messages.metadata()?.len() > MAX_MESSAGES {
         messages.set_len(0)?;
     }
-    let ttrpc = arguments.ttrpc.clone().or_else(|| std::env::var_os("TTRPC_ADDRESS").map(PathBuf::from));
+    let ttrpc = arguments
+        .ttrpc
+        .clone()
+        .or_else(|| std::env::var_os("TTRPC_ADDRESS").map(PathBuf::from));
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("-namespace")
@@ -187,7 +200,8 @@ fn launch(place: &Place, arguments: &Arguments) -> io::Result<()> {
         command.arg("-ttrpc").arg(ttrpc);
     }
     // No secrets: of containerd's environment only what the OCI runtime needs.
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    let path = std::env::var_os("PATH")
+        .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     command.arg("serve").env_clear().env("PATH", path);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(messages);
     let mut child = sys::spawn::detach(&mut command).spawn()?;
@@ -222,7 +236,11 @@ fn serve_here(arguments: &Arguments) -> io::Result<()> {
 
 /// Says how the task ended, as far as that is known, and removes what a shim that is gone left of a dead one.
 fn delete(arguments: &Arguments) -> io::Result<()> {
-    let (pid, exit) = match fs::read_to_string("address").ok().as_deref().and_then(Place::of_address) {
+    let (pid, exit) = match fs::read_to_string("address")
+        .ok()
+        .as_deref()
+        .and_then(Place::of_address)
+    {
         Some(place) => delete_at(&place, arguments)?,
         // Its start was cut off.
         None => (0, unknown()),
@@ -236,7 +254,10 @@ fn delete(arguments: &Arguments) -> io::Result<()> {
 }
 
 fn unknown() -> Exit {
-    Exit { code: UNKNOWN, at: now() }
+    Exit {
+        code: UNKNOWN,
+        at: now(),
+    }
 }
 
 fn delete_at(place: &Place, arguments: &Arguments) -> io::Result<(u32, Exit)> {
@@ -293,7 +314,10 @@ mod tests {
         let line = "-namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id abc -debug start";
         let parsed = parse(line).unwrap();
         assert_eq!((parsed.command.as_str(), parsed.id.as_str()), ("start", "abc"));
-        assert_eq!((parsed.namespace.as_str(), parsed.address), ("k8s.io", "/run/c.sock".into()));
+        assert_eq!(
+            (parsed.namespace.as_str(), parsed.address),
+            ("k8s.io", "/run/c.sock".into())
+        );
         let parsed = parse("--namespace=n --id=x -bundle /b delete").unwrap();
         assert_eq!((parsed.command.as_str(), parsed.bundle), ("delete", "/b".into()));
         assert!(parse("-v").unwrap().version && parse("-info").unwrap().info);
@@ -306,7 +330,10 @@ mod tests {
         assert_eq!(bootstrap(&place, None), "unix:///run/p/task.sock");
         for (newest, version) in [("2", 2), ("3", 3), ("9", 3)] {
             let answer: serde_json::Value = serde_json::from_str(&bootstrap(&place, Some(newest))).unwrap();
-            assert_eq!((answer["version"].as_u64(), answer["protocol"].as_str()), (Some(version), Some("ttrpc")));
+            assert_eq!(
+                (answer["version"].as_u64(), answer["protocol"].as_str()),
+                (Some(version), Some("ttrpc"))
+            );
             assert_eq!(answer["address"], "unix:///run/p/task.sock");
         }
     }

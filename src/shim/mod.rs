@@ -97,5 +97,10 @@ fn refusal(error: &runtime::Error) -> Status {
 /// For `map_err`: containerd's error for something that the system refused.
 fn failed<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> Status + use<E> {
     let what = what.to_owned();
-    move |error| Status::new(Code::Unknown, format!("cannot {what}: {}", crate::model::causes(&error)))
+    move |error| {
+        Status::new(
+            Code::Unknown,
+            format!("cannot {what}: {}", crate::model::causes(&error)),
+        )
+    }
 }

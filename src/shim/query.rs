@@ -15,7 +15,9 @@ impl Shim {
     pub fn state(&self, request: &task::StateRequest) -> Result<task::StateResponse, Status> {
         let container = self.container(&request.id)?;
         let state = container.state();
-        let process = state.process(&request.exec_id).ok_or_else(|| no_exec(&request.exec_id))?;
+        let process = state
+            .process(&request.exec_id)
+            .ok_or_else(|| no_exec(&request.exec_id))?;
         let status = match process.phase {
             Phase::Exited(_) => process::Status::Stopped,
             _ if state.paused => process::Status::Paused,
@@ -24,7 +26,12 @@ impl Shim {
         };
         let exit = process.phase.exit();
         Ok(task::StateResponse {
-            id: if request.exec_id.is_empty() { &request.id } else { &request.exec_id }.clone(),
+            id: if request.exec_id.is_empty() {
+                &request.id
+            } else {
+                &request.exec_id
+            }
+            .clone(),
             bundle: state.record.bundle.display().to_string(),
             pid: process.pid,
             status: status.into(),
@@ -69,7 +76,9 @@ impl Shim {
     pub fn wait(&self, request: &task::WaitRequest, waiter: Waiter) -> Result<Option<Vec<u8>>, Status> {
         let container = self.container(&request.id)?;
         let mut state = container.state();
-        let process = state.process_mut(&request.exec_id).ok_or_else(|| no_exec(&request.exec_id))?;
+        let process = state
+            .process_mut(&request.exec_id)
+            .ok_or_else(|| no_exec(&request.exec_id))?;
         if let Some(exit) = process.phase.exit() {
             return Ok(Some(waited(exit)));
         }

@@ -189,7 +189,11 @@ mod tests {
         let (one, mut two) = (record("one"), record("two"));
         one.save(&place).unwrap();
         two.save(&place).unwrap();
-        two.state = Recorded::Exited { pid: 9, code: 137, at: 5 };
+        two.state = Recorded::Exited {
+            pid: 9,
+            code: 137,
+            at: 5,
+        };
         two.save(&place).unwrap();
         let (mut loaded, complaints) = Record::load(&place).unwrap();
         loaded.sort_by(|a, b| a.id.cmp(&b.id));
@@ -221,7 +225,13 @@ mod tests {
     fn a_pid_alone_is_not_a_life() {
         let own = Life::of(std::process::id()).unwrap();
         assert!(own.is_alive());
-        assert!(!Life { start_time: own.start_time + 1, ..own }.is_alive());
+        assert!(
+            !Life {
+                start_time: own.start_time + 1,
+                ..own
+            }
+            .is_alive()
+        );
     }
 
     #[test]

@@ -93,7 +93,11 @@ pub fn serve(orders: Orders, ready: impl FnOnce()) -> io::Result<()> {
     epoll.add(&control, Source::Control.event())?;
     epoll.add(&signals, Source::Signals.event())?;
     epoll.add(&shim.outbox, Source::Outbox.event())?;
-    report(&format!("berth {} serves {}", env!("CARGO_PKG_VERSION"), place.directory().display()));
+    report(&format!(
+        "berth {} serves {}",
+        env!("CARGO_PKG_VERSION"),
+        place.directory().display()
+    ));
     let served = Loop {
         shim,
         epoll,
@@ -216,7 +220,9 @@ impl Loop {
     }
 
     fn converse(&mut self, number: u64, flags: EpollFlags) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return;
+        };
         if flags.contains(EpollFlags::EPOLLOUT) && connection.flush().is_err() {
             return self.hang_up(number);
         }
@@ -249,7 +255,9 @@ impl Loop {
 
     fn deliver(&mut self) {
         for answer in self.shim.outbox.take() {
-            let Some(connection) = self.connections.get_mut(&answer.connection) else { continue };
+            let Some(connection) = self.connections.get_mut(&answer.connection) else {
+                continue;
+            };
             connection.unsent.extend(answer.frame);
             let sent = connection.flush();
             let (unsent, socket) = (connection.unsent.len(), connection.socket.as_fd());
@@ -277,7 +285,9 @@ impl Loop {
     }
 
     fn on_watch(&mut self, number: u64) {
-        let Some(watch) = self.watches.get_mut(&number) else { return };
+        let Some(watch) = self.watches.get_mut(&number) else {
+            return;
+        };
         if self.shim.on_watch(watch) {
             return;
         }
@@ -294,7 +304,8 @@ impl Loop {
     // ---- leaving
 
     fn timeout(&self) -> EpollTimeout {
-        let in_ms = |wait: Duration| EpollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO);
+        let in_ms =
+            |wait: Duration| EpollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO);
         if let Some(since) = self.idle_since {
             return in_ms(LINGER.saturating_sub(since.elapsed()));
         }

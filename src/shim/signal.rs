@@ -20,14 +20,21 @@ impl Shim {
         let signal = i32::try_from(request.signal).unwrap_or(0);
         let (handle, cgroups, own_pids, paused) = {
             let state = container.state();
-            let process = state.process(&request.exec_id).ok_or_else(|| no_exec(&request.exec_id))?;
+            let process = state
+                .process(&request.exec_id)
+                .ok_or_else(|| no_exec(&request.exec_id))?;
             match process.phase {
                 Phase::Exited(_) => return Err(Status::new(Code::NotFound, "the process has ended already")),
                 Phase::New => return Err(refused("kill", Wrong::NotYet)),
                 Phase::Created | Phase::Starting(_) | Phase::Running => {}
             }
             let record = &state.record;
-            (process.handle.clone(), record.cgroups.clone(), record.own_pids, state.paused)
+            (
+                process.handle.clone(),
+                record.cgroups.clone(),
+                record.own_pids,
+                state.paused,
+            )
         };
         // The death of a PID namespace's first process is that of all in it.
         let one_is_all = own_pids && signal == libc::SIGKILL;
@@ -45,7 +52,8 @@ impl Shim {
         if paused && signal == libc::SIGKILL {
             // On cgroup v1 what is frozen does not even die.
             let (shim, id) = (Arc::clone(self), request.id.clone());
-            self.jobs.run(move || drop(shim.resume(&task::ResumeRequest { id }, super::create::PATIENCE)));
+            self.jobs
+                .run(move || drop(shim.resume(&task::ResumeRequest { id }, super::create::PATIENCE)));
         }
         Ok(())
     }
@@ -124,7 +132,9 @@ impl Shim {
         let container = self.container(&request.id)?;
         let terminal = {
             let state = container.state();
-            let process = state.process(&request.exec_id).ok_or_else(|| no_exec(&request.exec_id))?;
+            let process = state
+                .process(&request.exec_id)
+                .ok_or_else(|| no_exec(&request.exec_id))?;
             process.io.terminal && process.phase.exit().is_none()
         };
         if !terminal {
@@ -147,7 +157,9 @@ impl Shim {
             state.record.stdin_closed = true;
             self.save(&state.record);
         }
-        let process = state.process_mut(&request.exec_id).ok_or_else(|| no_exec(&request.exec_id))?;
+        let process = state
+            .process_mut(&request.exec_id)
+            .ok_or_else(|| no_exec(&request.exec_id))?;
         if let Some(kept) = &mut process.kept {
             kept.close_stdin();
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::container::{Container, Phase, Wrong};
 use super::core::Shim;
-use super::record::{Life, Record, Recorded};
 use super::ends::Ends;
+use super::record::{Life, Record, Recorded};
 use super::refusal;
 use super::runtime::Make;
 use crate::proto::shim::{events, task};
@@ -14,7 +14,11 @@ use crate::ttrpc::{Code, Status};
 
 impl Shim {
     /// Starts a process that was created or, with an exec id, added.
-    pub fn start(self: &Arc<Self>, request: task::StartRequest, patience: Duration) -> Result<task::StartResponse, Status> {
+    pub fn start(
+        self: &Arc<Self>,
+        request: task::StartRequest,
+        patience: Duration,
+    ) -> Result<task::StartResponse, Status> {
         let container = self.container(&request.id)?;
         let _work = container.work();
         let pid = match request.exec_id.as_str() {
@@ -67,7 +71,9 @@ impl Shim {
         let runtime = record.runtime.clone().with_patience(patience);
         let handle = container.state().init.handle.clone();
         if let Some(handle) = handle.filter(|_| !record.hooks)
-            && runtime.release(&self.children, &record.id, &handle).map_err(|error| refusal(&error))?
+            && runtime
+                .release(&self.children, &record.id, &handle)
+                .map_err(|error| refusal(&error))?
         {
             return Ok(());
         }
@@ -75,9 +81,14 @@ impl Shim {
         started.map_err(|error| refusal(&error))
     }
 
-    fn restore(self: &Arc<Self>, container: &Arc<Container>, checkpoint: &str, patience: Duration) -> Result<(), Status> {
+    fn restore(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        checkpoint: &str,
+        patience: Duration,
+    ) -> Result<(), Status> {
         let record = container.state().record.clone();
-        let ends = Ends::open(self, &record, &record.io, &self.place.container(&record.id))?;
+        let ends = Ends::open(self, &record, &record.io)?;
         let _starting = self.starting();
         let make = Make {
             id: &record.id,
@@ -98,7 +109,12 @@ impl Shim {
         Ok(())
     }
 
-    fn start_exec(self: &Arc<Self>, container: &Arc<Container>, exec_id: &str, patience: Duration) -> Result<u32, Status> {
+    fn start_exec(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        exec_id: &str,
+        patience: Duration,
+    ) -> Result<u32, Status> {
         let (record, io, spec) = {
             let mut state = container.state();
             let record = state.record.clone();

@@ -153,6 +153,11 @@ impl Kept {
         self.stdin = None;
     }
 
+    /// Whether a logging program is to be waited for.
+    pub fn has_logger(&self) -> bool {
+        self.logger.is_some()
+    }
+
     /// The process has ended and all its ends are closed: waits, bounded, for its logging program to write what it
     /// still has, and ends it.
     pub fn finish(self) {

@@ -46,16 +46,29 @@ fn route(shim: &Arc<Shim>, connection: u64, call: Call) -> Option<Result<Vec<u8>
             Ok(Some(ended)) => Some(Ok(ended)),
             Err(status) => Some(Err(status)),
         },
-        "Create" => slow(shim, to, &call, |shim, request, patience| shim.create(request, patience)),
+        "Create" => slow(shim, to, &call, |shim, request, patience| {
+            shim.create(request, patience)
+        }),
         "Start" => slow(shim, to, &call, |shim, request, patience| shim.start(request, patience)),
-        "Delete" => slow(shim, to, &call, |shim, request, patience| shim.delete(&request, patience)),
-        "Pause" => slow(shim, to, &call, |shim, request, patience| shim.pause(&request, patience)),
-        "Resume" => slow(shim, to, &call, |shim, request, patience| shim.resume(&request, patience)),
-        "Update" => slow(shim, to, &call, |shim, request, patience| shim.update(&request, patience)),
+        "Delete" => slow(shim, to, &call, |shim, request, patience| {
+            shim.delete(&request, patience)
+        }),
+        "Pause" => slow(shim, to, &call, |shim, request, patience| {
+            shim.pause(&request, patience)
+        }),
+        "Resume" => slow(shim, to, &call, |shim, request, patience| {
+            shim.resume(&request, patience)
+        }),
+        "Update" => slow(shim, to, &call, |shim, request, patience| {
+            shim.update(&request, patience)
+        }),
         "Pids" => slow(shim, to, &call, |shim, request, _| shim.pids(&request)),
         "Stats" => slow(shim, to, &call, |shim, request, _| shim.stats(&request)),
         "Checkpoint" => Some(Err(Status::new(Code::Unimplemented, "checkpoints are not made"))),
-        other => Some(Err(Status::new(Code::Unimplemented, format!("there is no method {other:?} here")))),
+        other => Some(Err(Status::new(
+            Code::Unimplemented,
+            format!("there is no method {other:?} here"),
+        ))),
     }
 }
 

@@ -73,7 +73,13 @@ pub fn filesystem(wanted: &Mount, path: &Path) -> io::Result<()> {
         return Ok(super::rootfs::mount_overlay(&data, flags, path)?);
     }
     let fs_type = Some(wanted.fs_type.as_str());
-    Ok(mount(Some(wanted.source.as_str()), path, fs_type, flags, Some(data.as_str()))?)
+    Ok(mount(
+        Some(wanted.source.as_str()),
+        path,
+        fs_type,
+        flags,
+        Some(data.as_str()),
+    )?)
 }
 
 /// The data of mount(2) is a page at most.

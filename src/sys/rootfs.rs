@@ -140,12 +140,24 @@ pub(super) fn mount_overlay(data: &str, flags: MsFlags, path: &Path) -> Result<(
     let context = fsopen(c"overlay")?;
     for option in data.split(',') {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        let layers: Vec<_> = if key == "lowerdir" { value.split(':').collect() } else { vec![value] };
+        let layers: Vec<_> = if key == "lowerdir" {
+            value.split(':').collect()
+        } else {
+            vec![value]
+        };
         let key = string(if key == "lowerdir" { "lowerdir+" } else { key })?;
-        let command = if value.is_empty() { libc::FSCONFIG_SET_FLAG } else { libc::FSCONFIG_SET_STRING };
+        let command = if value.is_empty() {
+            libc::FSCONFIG_SET_FLAG
+        } else {
+            libc::FSCONFIG_SET_STRING
+        };
         for value in layers {
             let value = string(value)?;
-            let value = if command == libc::FSCONFIG_SET_FLAG { ptr::null() } else { value.as_ptr() };
+            let value = if command == libc::FSCONFIG_SET_FLAG {
+                ptr::null()
+            } else {
+                value.as_ptr()
+            };
             fsconfig(&context, command, key.as_ptr(), value)?;
         }
     }
@@ -159,7 +171,14 @@ pub(super) fn mount_overlay(data: &str, flags: MsFlags, path: &Path) -> Result<(
     let wanted = attributes.iter().filter(|(flag, _)| flags.contains(*flag));
     let attributes = wanted.fold(0, |all, (_, attribute)| all | attribute);
     // SAFETY: fsmount(2) reads no memory of ours; `context` is open.
-    let mounted = own(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes) })?;
+    let mounted = own(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            libc::FSMOUNT_CLOEXEC,
+            attributes,
+        )
+    })?;
     let path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: move_mount(2) reads two strings that end in NUL and outlive the call.
     let moved = unsafe {

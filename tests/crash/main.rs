@@ -238,10 +238,10 @@ async fn no_line_is_lost_or_repeated_while_berth_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_line_is_lost_or_repeated_when_the_log_pump_is_killed() {
+async fn no_line_is_lost_or_repeated_when_the_shim_is_killed() {
     let _alone = ALONE.lock().await;
     let mut berth = Berth::start().await;
-    let numbers = chatter(&mut berth, async |berth| end(berth.pump_pid().unwrap())).await;
+    let numbers = chatter(&mut berth, async |berth| end(berth.shim_pid().unwrap())).await;
     let expected: Vec<_> = (0..numbers.len() as u64).collect();
     assert!(numbers == expected, "lines are lost, repeated or out of order");
     berth.down().await;

@@ -48,17 +48,17 @@ async fn an_idle_berth_takes_less_than_15_mebibytes_also_after_ten_pods() {
 }
 
 #[tokio::test]
-async fn a_flood_of_output_does_not_grow_berth_or_its_log_pump() {
+async fn a_flood_of_output_does_not_grow_berth_or_its_shim() {
     let house = House::of(Arc::new(Berth::start().await)).await;
     let pod = house.pod("flood").await;
     pod.sh("warm", "echo up").await;
     let own = house.berth.dir.path().display().to_string();
-    let pump = processes()
+    let shim = processes()
         .into_iter()
-        .find(|(_, line)| line.contains("log-pump") && line.contains(&own));
-    let pump = pump.expect("there is a log pump").0;
+        .find(|(_, line)| line.contains("containerd-shim-berth-v1") && line.contains(&own));
+    let shim = shim.expect("there is a shim").0;
     let resident = |pid| kibibytes(pid, "VmRSS:");
-    let before = (resident(house.berth.pid()), resident(pump));
+    let before = (resident(house.berth.pid()), resident(shim));
     let begin = Instant::now();
     let line = "yes 'a line of some sixty bytes, as programs like to write them out' | head -c 200000000";
     let container = pod.start(container_config("flood", &["sh", "-c", line])).await;
@@ -76,10 +76,10 @@ async fn a_flood_of_output_does_not_grow_berth_or_its_log_pump() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let took = begin.elapsed();
-    let after = (resident(house.berth.pid()), resident(pump));
-    eprintln!("200 MB of output in {took:?}; KiB of berth and pump before {before:?}, after {after:?}");
+    let after = (resident(house.berth.pid()), resident(shim));
+    eprintln!("200 MB of output in {took:?}; KiB of berth and shim before {before:?}, after {after:?}");
     assert!(fs::metadata(&container.log).unwrap().len() > 200_000_000);
     assert!(after.0 < before.0 + 2048, "berth: {before:?} to {after:?} KiB");
-    assert!(after.1 < before.1 + 1024, "pump: {before:?} to {after:?} KiB");
+    assert!(after.1 < before.1 + 1024, "shim: {before:?} to {after:?} KiB");
     pod.remove().await;
 }

@@ -161,11 +161,11 @@ impl Berth {
             .then_some(pid)
     }
 
-    pub fn pump_pid(&self) -> Option<u32> {
+    pub fn shim_pid(&self) -> Option<u32> {
         let own = self.dir.path().display().to_string();
         let mut processes = super::processes().into_iter();
-        let pump = processes.find(|(_, line)| line.contains("log-pump") && line.contains(&own));
-        pump.map(|(pid, _)| pid)
+        let shim = processes.find(|(_, line)| line.contains("containerd-shim-berth-v1") && line.contains(&own));
+        shim.map(|(pid, _)| pid)
     }
 
     /// The end of the daemon's log, without the calls that only looked.

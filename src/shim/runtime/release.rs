@@ -76,9 +76,21 @@ impl Runtime {
         }
     }
 
-    /// Whether the process of a created container still waits for its start.
-    pub fn is_waiting(&self, id: &str) -> bool {
-        self.root.join(id).join("exec.fifo").exists()
+    /// Whether the process `init` of a created container still waits for its start. One whose start was cut off
+    /// between its last two steps has its program already, and is given its last step.
+    pub fn is_waiting(&self, id: &str, init: u32) -> bool {
+        let fifo = self.root.join(id).join("exec.fifo");
+        if !fifo.exists() {
+            return false;
+        }
+        // runc runs a sealed copy of itself, which has its name too.
+        let program = fs::read_link(format!("/proc/{init}/exe")).unwrap_or_default();
+        let runtime = self.binary.file_name().unwrap_or_default();
+        let waiting = program.to_string_lossy().contains(&*runtime.to_string_lossy()) || program.starts_with("/memfd:");
+        if !waiting {
+            let _ = fs::remove_file(fifo);
+        }
+        waiting
     }
 
     fn flavour(&self, children: &Children) -> Option<Flavour> {
