@@ -19,7 +19,7 @@ fi
 main() {
     step "formatting" cargo fmt --check
     step "lints" cargo clippy --quiet --locked --all-targets --all-features -- -D warnings
-    step "crictl" integration/tools/build.sh
+    step "crictl and containerd 2" integration/tools/build.sh
     step "stand-in images" integration/images/build.sh target/images
     step "stand-in images on stock containerd" ${sudo:-} integration/images/check.sh target/images
     tests cargo test --locked --all-features --no-fail-fast
