@@ -61,7 +61,9 @@ impl Containerd {
     fn launch(binary: &Path, dir: &Path) -> Child {
         let mut command = Command::new(binary);
         command.arg("--config").arg(dir.join("config.toml"));
-        command.env("PATH", containerd::path());
+        if binary == containerd::binary() {
+            command.env("PATH", containerd::path());
+        }
         let child = start(command, &dir.join("containerd.log"));
         wait_for("containerd", || {
             UnixStream::connect(dir.join("containerd.sock")).is_ok()
