@@ -7,7 +7,7 @@ use containerd_client::services::v1::{CreateTaskRequest, DeleteTaskRequest, GetR
 use tonic::Code;
 
 use crate::container::bind;
-use crate::node::Node;
+use crate::node::{Node, is_stock};
 use crate::process::code;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,5 +149,23 @@ async fn a_task_is_started_once() {
     process.ends().await;
     process.start().await.unwrap_err();
     process.remove().await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_whose_client_goes_away_while_it_is_made_is_whole_or_gone() {
+    if is_stock() {
+        eprintln!("SKIPPED: the stock shim stays without a task, or leaves cgroups (1.6.20 and 2.4.2)");
+        return;
+    }
+    let node = Node::start().await;
+    for delay in (0..60).step_by(6) {
+        let container = node.container(&["sleep", "1000"]);
+        let (id, patience) = (container.id.clone(), std::time::Duration::from_millis(delay));
+        match tokio::time::timeout(patience, container.create()).await {
+            Ok(created) => created.unwrap().remove().await,
+            Err(_) => node.settle(&id).await,
+        }
+    }
     node.end().await;
 }

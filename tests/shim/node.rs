@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
-use containerd_client::services::v1::{ListContainersRequest, ListTasksRequest};
+use containerd_client::services::v1::{
+    DeleteContainerRequest, DeleteTaskRequest, KillRequest, ListContainersRequest, ListTasksRequest, WaitRequest,
+};
 use containerd_client::tonic::Request;
 use containerd_client::types::v1::Process as Listed;
 use tonic::transport::Channel;
@@ -146,6 +148,29 @@ impl Node {
     async fn try_list(&self) -> Result<Vec<Listed>, tonic::Status> {
         let request = self.request(ListTasksRequest::default());
         Ok(self.tasks().list(request).await?.into_inner().tasks)
+    }
+
+    /// Removes what there is of a container whose making was given up.
+    pub async fn settle(&self, id: &str) {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let container_id = id.to_owned();
+        let kill = KillRequest {
+            container_id: container_id.clone(),
+            signal: 9,
+            ..Default::default()
+        };
+        if self.tasks().kill(self.request(kill)).await.is_ok() {
+            let wait = WaitRequest {
+                container_id: container_id.clone(),
+                ..Default::default()
+            };
+            self.tasks().wait(self.request(wait)).await.unwrap();
+            let delete = DeleteTaskRequest { container_id };
+            self.tasks().delete(self.request(delete)).await.unwrap();
+        }
+        let record = DeleteContainerRequest { id: id.to_owned() };
+        // It may not have been made.
+        let _ = self.containers().delete(self.request(record)).await;
     }
 
     /// Looks that tasks, containers and everything that they were made of is gone, and ends containerd.
