@@ -5,7 +5,7 @@
 #   make vm-smoke   the demo in a Debian 13 guest, with berth as a systemd unit
 #   make bench      berth and containerd's CRI plugin in turns; ARGS="--rounds 5" or --help
 #   make images     the stand-in images, into target/images
-#   make tools      crictl, into target/tools
+#   make tools      crictl and a containerd 2, into target/tools
 
 PROFILE ?= release
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin

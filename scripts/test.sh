@@ -1,6 +1,7 @@
 #!/bin/bash
-# Every check but the VM's: formatting, lints, the stand-in images, unit tests and integration tests. As root, or with sudo for
-# the test programs alone. Where CI is true nothing may be skipped. The last line is `N passed, N failed`.
+# Every check but the VM's: formatting, lints, the stand-in images, unit tests and integration tests, those of pods and shims
+# on two containerds and two shims. As root, or with sudo for the test programs alone. Where CI is true nothing may be skipped.
+# The last line is `N passed, N failed`.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 export PATH=$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin
@@ -19,13 +20,31 @@ fi
 main() {
     step "formatting" cargo fmt --check
     step "lints" cargo clippy --quiet --locked --all-targets --all-features -- -D warnings
-    step "crictl" integration/tools/build.sh
+    step "crictl and containerd 2" integration/tools/build.sh
     step "stand-in images" integration/images/build.sh target/images
     step "stand-in images on stock containerd" ${sudo:-} integration/images/check.sh target/images
-    tests cargo test --locked --all-features --no-fail-fast
+    tests "all, on the distribution's containerd and our shim" cargo test --locked --all-features --no-fail-fast
+    matrix
     echo
     echo "$passed passed, $failed failed"
     [ "$failed" = 0 ]
+}
+
+# The other shim and the other containerd: what pods do and survive on them, and what each shim is held to.
+matrix() {
+    local pods=(cargo test --locked --all-features --no-fail-fast --test cri --test crash)
+    local behaviour=(cargo test --locked --all-features --no-fail-fast --test shim)
+    local containerd=$PWD/target/tools/containerd-2/containerd
+    tests "pods, on the stock shim" env BERTH_TEST_HANDLER=stock "${pods[@]}"
+    tests "the stock shim itself" env BERTH_TEST_SHIM=stock "${behaviour[@]}"
+    if [ ! -x "$containerd" ]; then
+        echo "== SKIPPED: no containerd 2 at $containerd (make tools)"
+        if [ "${CI:-}" = true ]; then failed=$((failed + 1)); fi
+        return
+    fi
+    tests "pods, on containerd 2" env BERTH_TEST_CONTAINERD="$containerd" "${pods[@]}"
+    tests "our shim itself, on containerd 2" env BERTH_TEST_CONTAINERD="$containerd" "${behaviour[@]}"
+    tests "the stock shim itself, on containerd 2" env BERTH_TEST_CONTAINERD="$containerd" BERTH_TEST_SHIM=stock "${behaviour[@]}"
 }
 
 # step TITLE COMMAND...: counts as one.
@@ -41,10 +60,11 @@ step() {
     fi
 }
 
-# tests CARGO TEST...: counts what each test program counts; one that does not even build or that dies is a failure.
+# tests TITLE CARGO TEST...: counts what each test program counts; one that does not even build or that dies is a failure.
 tests() {
     local good bad code
-    echo "== ${*}"
+    echo "== tests: $1"
+    shift
     "$@" 2>&1 | tee "$log"
     code=$?
     read -r good bad < <(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/\1 \2/p' "$log" |

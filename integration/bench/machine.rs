@@ -103,7 +103,7 @@ fn role(command_line: &str) -> Option<&'static str> {
 }
 
 /// The number after a name, as /proc writes its tables.
-fn field(table: &str, name: &str) -> Outcome<u64> {
+pub fn field(table: &str, name: &str) -> Outcome<u64> {
     let line = table
         .lines()
         .find(|line| line.starts_with(name))

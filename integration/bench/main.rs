@@ -2,7 +2,7 @@
 //!
 //! Both run the same containerd binary, the same image and the same requests. Turns alternate (berth, containerd,
 //! berth, containerd, ...), so that whatever else the machine does falls on both alike: compare figures within one run,
-//! never across runs. Everything lives in one temporary directory and is removed at the end, also after a failure.
+//! never across runs. [`shims`] does the same to shims. Everything lives in one temporary directory and is removed at the end, also after a failure.
 
 mod cri_containerd;
 #[allow(clippy::unwrap_used, dead_code)]
@@ -13,6 +13,8 @@ mod own_berth;
 mod peer;
 mod report;
 mod samples;
+mod shims;
+mod shims_report;
 mod sweep;
 mod workload;
 
@@ -60,7 +62,13 @@ struct Options {
     /// Where the report goes: <time>.json with every sample, <time>.md with the table
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
-    /// Measure containerd against a second containerd: every ratio should then be about 1
+    /// Measure our shim and containerd's stock one instead, in turns on one containerd
+    #[arg(long)]
+    shims: bool,
+    /// Our shim
+    #[arg(long, default_value = "target/release/containerd-shim-berth-v1")]
+    shim: PathBuf,
+    /// Measure containerd, or the stock shim, against a second one: every ratio should then be about 1
     #[arg(long)]
     null: bool,
 }
@@ -69,6 +77,9 @@ struct Options {
 async fn main() -> Outcome<()> {
     let options = Options::parse();
     let directory = tempfile::Builder::new().prefix("berth-bench-").tempdir_in("/var/tmp")?;
+    if options.shims {
+        return shims(&options, &directory).await;
+    }
     let mut peers = Vec::new();
     let outcome = tokio::select! {
         outcome = measure(&options, &directory, &mut peers) => outcome,
@@ -87,6 +98,15 @@ async fn main() -> Outcome<()> {
     let report = outcome?;
     report.print();
     report.write(&options.out)
+}
+
+async fn shims(options: &Options, directory: &TempDir) -> Outcome<()> {
+    let outcome = tokio::select! {
+        outcome = shims::measure(options, directory.path()) => outcome,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+    };
+    sweep::cgroups(&cgroup_parent());
+    outcome?.publish(&options.out)
 }
 
 /// The cgroup that the requests name as the parent of every pod, as a kubelet would.

@@ -164,6 +164,10 @@ impl Daemon {
         })
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn log_end(&self) -> String {
         let text = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();

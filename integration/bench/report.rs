@@ -75,9 +75,7 @@ impl Report {
     /// Writes `<time>.json` and `<time>.md`.
     pub fn write(&self, directory: &Path) -> Outcome<()> {
         fs::create_dir_all(directory)?;
-        let time = humantime::format_rfc3339_seconds(SystemTime::now())
-            .to_string()
-            .replace(['-', ':'], "");
+        let time = timestamp();
         let (json, markdown) = (
             directory.join(format!("{time}.json")),
             directory.join(format!("{time}.md")),
@@ -169,6 +167,12 @@ impl Report {
         }
         Ok(text)
     }
+}
+
+/// The time now, as names of files have it.
+pub fn timestamp() -> String {
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    now.replace(['-', ':'], "")
 }
 
 fn mib(kib: u64) -> f64 {

@@ -104,7 +104,8 @@ async fn an_exec_ends_with_its_command_though_a_child_of_it_lives_on() {
         .await
         .unwrap();
     assert_eq!((answer.exit_code, answer.stdout), (0, b"started\n".to_vec()));
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    // The stock shim waits for the pipes that the child holds: 2 s in containerd 1.6, 10 s in containerd 2.
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     pod.remove().await;
 }
 

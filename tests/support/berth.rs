@@ -23,6 +23,19 @@ pub fn binary() -> PathBuf {
     named.map_or_else(|| env!("CARGO_BIN_EXE_berth").into(), PathBuf::from)
 }
 
+/// What a test's config.toml says. `BERTH_TEST_HANDLER=stock` takes containerd's stock shim; see also
+/// [`super::containerd::binary`].
+fn configuration(dir: &Path) -> String {
+    let netns = dir.join("netns");
+    let containerd = super::containerd::binary();
+    let handler = match std::env::var("BERTH_TEST_HANDLER").as_deref() {
+        Ok("stock") => "[handlers.runc]\nruntime_type = \"io.containerd.runc.v2\"\n",
+        Ok("berth") | Err(_) => "",
+        Ok(other) => panic!("BERTH_TEST_HANDLER is {other:?}, neither stock nor berth"),
+    };
+    format!("[network]\nnetns_dir = {netns:?}\n[containerd]\nbinary = {containerd:?}\n{handler}")
+}
+
 /// A running daemon, or one that was killed and can be started again.
 pub struct Berth {
     pub dir: TempDir,
@@ -42,8 +55,7 @@ impl Berth {
             .prefix("berth-test-")
             .tempdir_in("/var/tmp")
             .unwrap();
-        let config = format!("[network]\nnetns_dir = {:?}\n", dir.path().join("netns"));
-        fs::write(dir.path().join("config.toml"), config).unwrap();
+        fs::write(dir.path().join("config.toml"), configuration(dir.path())).unwrap();
         let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
         let mut berth = Self {
             dir,
@@ -103,6 +115,7 @@ impl Berth {
             .arg(self.path("state"))
             .args(&self.arguments)
             .env("BERTH_LOG", "info,berth=debug")
+            .env("PATH", super::containerd::path())
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -273,7 +286,11 @@ impl Berth {
                 .into_iter()
                 .map(|path| format!("cgroup {}", path.display())),
         );
-        found.extend(self.shims().into_iter().map(|(pid, line)| format!("shim {pid} {line}")));
+        // One of ours may stay for the next pod; it must not keep anything of the last one.
+        let stock = self.shims().into_iter().filter(|(_, line)| !is_ours(line));
+        found.extend(stock.map(|(pid, line)| format!("shim {pid} {line}")));
+        let kept = super::shims::containers(&self.containerd_socket());
+        found.extend(kept.into_iter().map(|path| format!("shim's {}", path.display())));
         found.extend(super::containerd::contents(&self.containerd_socket()).await);
         found
     }
@@ -313,11 +330,7 @@ impl Berth {
 
     /// The shims of this berth's containerd: pid and command line.
     pub fn shims(&self) -> BTreeMap<u32, String> {
-        let address = self.containerd_socket().display().to_string();
-        let lines = super::processes().into_iter();
-        lines
-            .filter(|(_, line)| line.contains("containerd-shim") && line.contains(&address))
-            .collect()
+        super::shims::processes(&self.containerd_socket()).into_iter().collect()
     }
 
     /// Ends everything and looks that nothing at all is left, outside the directory itself.
@@ -336,10 +349,11 @@ impl Berth {
             let bridge = Path::new(&format!("/sys/class/net/berth-{}", self.instance())).exists();
             let tables = Command::new("nft").args(["list", "tables"]).output().unwrap().stdout;
             let table = String::from_utf8_lossy(&tables).contains(&format!("berth_{}", self.instance()));
-            if processes.is_empty() && !bridge && !table && self.cgroups().is_empty() {
+            let places = super::shims::directories(&self.containerd_socket());
+            if processes.is_empty() && places.is_empty() && !bridge && !table && self.cgroups().is_empty() {
                 break;
             }
-            let state = format!("processes {processes:?}, bridge {bridge}, table {table}");
+            let state = format!("processes {processes:?}, {places:?}, bridge {bridge}, table {table}");
             assert!(begin.elapsed() < Duration::from_secs(10), "left after down: {state}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -358,9 +372,9 @@ impl Drop for Berth {
             eprintln!("the daemon's log ends:\n{}", self.log());
         }
         let own = self.dir.path().display().to_string();
-        let shims = self.shims();
+        super::shims::sweep(&self.containerd_socket());
         for (pid, line) in super::processes() {
-            if line.contains(&own) || shims.contains_key(&pid) {
+            if line.contains(&own) {
                 nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(pid.cast_signed()),
                     nix::sys::signal::Signal::SIGKILL,
@@ -388,6 +402,11 @@ impl Drop for Berth {
                 .ok();
         }
     }
+}
+
+/// Whether a shim is of the kind that holds many pods, by its command line.
+pub fn is_ours(line: &str) -> bool {
+    line.contains("containerd-shim-berth")
 }
 
 fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {

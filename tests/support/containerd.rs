@@ -1,6 +1,8 @@
-//! What a containerd holds, asked of it directly.
+//! Which containerd the tests run on, and what a containerd holds, asked of it directly.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
@@ -9,6 +11,31 @@ use containerd_client::services::v1::snapshots::{Kind, ListSnapshotsRequest};
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{ListContainersRequest, ListRequest, ListTasksRequest};
 use containerd_client::tonic::Request;
+
+/// The program: the one in PATH, or the one that `BERTH_TEST_CONTAINERD` names.
+pub fn binary() -> PathBuf {
+    named().unwrap_or_else(|| "containerd".into())
+}
+
+fn named() -> Option<PathBuf> {
+    std::env::var_os("BERTH_TEST_CONTAINERD").map(PathBuf::from)
+}
+
+/// The PATH that it needs: it looks there for stock shims, and those of its own version are beside it.
+pub fn path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let beside = named().and_then(|binary| Some(binary.parent()?.to_owned()));
+    std::env::join_paths(beside.into_iter().chain(std::env::split_paths(&path))).unwrap()
+}
+
+/// Its own `ctr`.
+pub fn ctr(socket: &Path, namespace: &str) -> Command {
+    let beside = named().map(|binary| binary.with_file_name("ctr"));
+    let mut command = Command::new(beside.unwrap_or_else(|| "ctr".into()));
+    command.env("PATH", path()).arg("--address").arg(socket);
+    command.args(["--namespace", namespace]);
+    command
+}
 
 /// Everything in the namespace `k8s.io` that belongs to pods: records, tasks, writable snapshots, leases.
 pub async fn contents(socket: &Path) -> Vec<String> {

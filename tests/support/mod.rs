@@ -9,6 +9,7 @@ pub mod berth;
 pub mod containerd;
 pub mod fake;
 pub mod image;
+pub mod shims;
 
 use std::fs::File;
 use std::io;
@@ -25,6 +26,7 @@ use tempfile::TempDir;
 
 /// A containerd of the test's own.
 pub struct Containerd {
+    binary: PathBuf,
     child: Child,
     dir: TempDir,
 }
@@ -32,15 +34,15 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and waits until it answers.
     pub fn start() -> Self {
-        Self::without(&["io.containerd.grpc.v1.cri"])
+        Self::without(&["io.containerd.grpc.v1.cri"], containerd::binary())
     }
 
-    /// One that has a CRI plugin, as distributions configure it.
+    /// The distribution's, which has a CRI plugin, as it comes configured.
     pub fn with_cri_plugin() -> Self {
-        Self::without(&[])
+        Self::without(&[], "containerd".into())
     }
 
-    fn without(plugins: &[&str]) -> Self {
+    fn without(plugins: &[&str], binary: PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let config = format!(
@@ -52,13 +54,32 @@ impl Containerd {
             at("ttrpc.sock"),
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
-        let mut command = Command::new("containerd");
-        command.arg("--config").arg(at("config.toml"));
-        let child = start(command, &dir.path().join("containerd.log"));
-        let this = Self { child, dir };
-        let socket = this.socket();
-        wait_for("containerd", || UnixStream::connect(&socket).is_ok());
-        this
+        let child = Self::launch(&binary, dir.path());
+        Self { binary, child, dir }
+    }
+
+    fn launch(binary: &Path, dir: &Path) -> Child {
+        let mut command = Command::new(binary);
+        command.arg("--config").arg(dir.join("config.toml"));
+        if binary == containerd::binary() {
+            command.env("PATH", containerd::path());
+        }
+        let child = start(command, &dir.join("containerd.log"));
+        wait_for("containerd", || {
+            UnixStream::connect(dir.join("containerd.sock")).is_ok()
+        });
+        child
+    }
+
+    /// Kills it as a crash would. Its shims stay.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, after [`Self::kill`].
+    pub fn start_again(&mut self) {
+        self.child = Self::launch(&self.binary, self.dir.path());
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -72,33 +93,24 @@ impl Containerd {
 
     /// What `ctr`, an independent witness, prints in `namespace`.
     pub fn ctr(&self, namespace: &str, args: &[&str]) -> String {
-        let output = Command::new("ctr")
-            .arg("--address")
-            .arg(self.socket())
-            .args(["--namespace", namespace])
-            .args(args)
-            .output()
-            .unwrap();
+        let output = containerd::ctr(&self.socket(), namespace).args(args).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ctr {args:?}: {said}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The processes of shims that this containerd started.
-    fn shims(&self) -> Vec<Pid> {
-        let socket = self.socket().display().to_string();
-        let ours = processes().into_iter();
-        let ours = ours.filter(|(_, line)| line.starts_with("/usr/bin/containerd-shim") && line.contains(&socket));
-        ours.map(|(pid, _)| Pid::from_raw(pid.cast_signed())).collect()
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.path().join("containerd.log")).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
     }
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
         end(&mut self.child);
-        for shim in self.shims() {
-            let _ = kill(shim, Signal::SIGKILL);
-        }
+        shims::sweep(&self.socket());
         unmount_below(self.dir.path());
     }
 }
