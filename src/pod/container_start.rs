@@ -19,7 +19,7 @@ use crate::model::Id;
 use crate::model::container::{ContainerState, Exit, Reason};
 
 /// How often a container is started whose shim is killed meanwhile.
-const TRIES: u32 = 5;
+pub(super) const TRIES: u32 = 5;
 
 /// The exit code of a container that could not be started, as Kubernetes' other runtimes give it.
 const START_ERROR_CODE: i32 = 128;

@@ -64,7 +64,7 @@ impl Core {
         let record = container.record();
         // The end of a PID namespace's first process is that of all in it.
         if all && record.config.security.namespaces.pid != PidMode::Container {
-            self.kill_leftovers(&record.cgroup);
+            self.kill_all(&record.cgroup);
         }
         Ok(())
     }

@@ -115,9 +115,16 @@ impl Core {
 
     /// Kills what a vanished shim may have left running.
     pub(super) fn kill_leftovers(&self, cgroup: &str) {
-        for pid in self.settings.cgroups.pids(cgroup).unwrap_or_default() {
-            tracing::warn!(pid, cgroup, "killing a process that a vanished shim left");
-            sys::process::kill(pid.cast_unsigned());
+        let killed = self.kill_all(cgroup);
+        if killed > 0 {
+            tracing::warn!(killed, cgroup, "killed processes that nobody held any more");
         }
+    }
+
+    /// Kills all processes in a cgroup, and says how many there were.
+    pub(super) fn kill_all(&self, cgroup: &str) -> usize {
+        let pids = self.settings.cgroups.pids(cgroup).unwrap_or_default();
+        pids.iter().for_each(|pid| sys::process::kill(pid.cast_unsigned()));
+        pids.len()
     }
 }

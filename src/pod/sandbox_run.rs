@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::container_start::TRIES;
 use super::error::{Error, Kind};
 use super::operation::Key;
 use super::registry::{Name, Sandbox};
 use super::{Core, Pods, blocking, now};
-use crate::containerd::{self, Record, Stdio};
+use crate::containerd::{self, Record, Stdio, Task};
 use crate::failpoint::effect;
 use crate::model::record::{SandboxRecord, VERSION};
 use crate::model::sandbox::{Dns, Owner, Pins, Ready, SandboxConfig, SandboxState};
@@ -215,13 +216,31 @@ impl Core {
             .options;
         let start = |source| Error::Start { id: id.clone(), source };
         let _alone = sandbox.making().await;
-        let create = self.containerd.create_task(id, &[], Stdio::default(), options);
-        let pid = effect("sandbox.holder.task", create).await.map_err(start)?;
-        effect("sandbox.holder.start", self.containerd.start_task(id))
-            .await
-            .map_err(start)?;
-        self.keep_process(sandbox, id).await;
-        Ok(pid)
+        let mut tries = 0;
+        loop {
+            let made = async {
+                let create = self.containerd.create_task(id, &[], Stdio::default(), options);
+                let pid = effect("sandbox.holder.task", create).await?;
+                effect("sandbox.holder.start", self.containerd.start_task(id)).await?;
+                Ok(pid)
+            };
+            tries += 1;
+            match made.await {
+                Ok(pid) => {
+                    self.keep_process(sandbox, id).await;
+                    return Ok(pid);
+                }
+                // Our own shim was killed meanwhile. What it was about is undone, or is there after all.
+                Err(error @ containerd::Error::ShimLost { .. }) if sandbox.record().shim.own && tries < TRIES => {
+                    match self.find_task(sandbox, id).await? {
+                        Some(Task::Running { pid }) => return Ok(pid),
+                        Some(_) => self.end_holder(sandbox).await?,
+                        None => tracing::debug!(%error, "making the holder of a pod once more"),
+                    }
+                }
+                Err(error) => return Err(start(error)),
+            }
+        }
     }
 
     /// The pod's cgroup, in cgroupfs syntax: the caller's, or one of berth's own.

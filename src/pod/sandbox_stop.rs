@@ -125,7 +125,7 @@ impl Core {
         Ok(self.dismiss_shim(sandbox).await?)
     }
 
-    async fn end_holder(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), Error> {
+    pub(super) async fn end_holder(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), Error> {
         let id = &sandbox.id;
         if self.find_task(sandbox, id).await?.is_none() {
             return Ok(());

@@ -37,6 +37,8 @@ use crate::sys::process::Handle;
 const COME: Duration = Duration::from_secs(20);
 /// How long containerd may take to see that it has lost a task, and to take it back.
 const RECLAIM: Duration = Duration::from_secs(30);
+/// How long containerd may be busy with the loss of a task (its timeout for a shim's cleanup is 5 s).
+const BUSY: Duration = Duration::from_secs(6);
 
 /// What the composition root decides about shims.
 #[derive(Debug, Clone)]
@@ -272,7 +274,8 @@ impl Core {
             .handler(&sandbox.record().handler)
             .map(|handler| handler.options.clone());
         let options = options.unwrap_or_default();
-        let deadline = Instant::now() + RECLAIM;
+        let begin = Instant::now();
+        let deadline = begin + RECLAIM;
         loop {
             let Some(task) = self.shim_task(&shim.group, id).await? else {
                 return Ok(false);
@@ -294,9 +297,14 @@ impl Core {
                     self.keep_process(sandbox, id).await;
                     return Ok(true);
                 }
-                // It is still busy with the loss: the bundle is there.
+                // It is still busy with the loss: the bundle is there. If it stays, containerd failed to remove it.
                 Err(error) if Instant::now() < deadline => {
                     tracing::debug!(?id, %error, "containerd does not take a task back yet");
+                    if begin.elapsed() > BUSY {
+                        let id = id.clone();
+                        let unbundle = move |shim: &mut Client| shim.unbundle(id.as_str());
+                        self.ask_shim(&shim.group, unbundle).await.ok();
+                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err(error) => return Err(error.into()),

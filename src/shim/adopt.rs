@@ -9,6 +9,7 @@
 //! 6.15). Of one that ended while no shim was there, only a pidfd that somebody else kept can tell: berth keeps one,
 //! and hands it over ([`Shim::hand`]). Otherwise its code is [`UNKNOWN`].
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use super::record::{Life, Record, Recorded};
 use super::stdio::Kept;
 use super::{failed, report};
 use crate::proto::shim::{events, task};
+use crate::sys;
 use crate::sys::process::Handle;
 use crate::ttrpc::{Code, Status};
 
@@ -153,6 +155,26 @@ impl Shim {
             });
         }
         Ok(task::CreateTaskResponse { pid })
+    }
+
+    /// Removes the bundle of a container that containerd has given up. Whether there is such a container.
+    pub fn unbundle(&self, id: &str) -> io::Result<bool> {
+        let Some(container) = self.find(id) else {
+            return Ok(false);
+        };
+        let _work = container.work();
+        let (claimed, bundle) = {
+            let state = container.state();
+            (state.claimed, state.record.bundle.clone())
+        };
+        if claimed {
+            return Err(io::Error::other("containerd has taken it back"));
+        }
+        sys::mount::unmount(&bundle.join("rootfs"))?;
+        match std::fs::remove_dir_all(&bundle) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(true),
+        }
     }
 
     /// containerd has given a container up. It stays, so that it can be taken back. Whether there is one.

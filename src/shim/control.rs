@@ -32,6 +32,8 @@ pub enum Request {
     Give { id: String },
     /// containerd has given this container up; it may be taken back by a Create.
     Disown { id: String },
+    /// Removes the bundle of a container that containerd has given up without removing it, so that it can be taken back.
+    Unbundle { id: String },
     /// Ends and removes a container that containerd does not know.
     Forget { id: String },
     /// Goes on as another program, which takes over everything.
@@ -207,6 +209,10 @@ impl Client {
 
     pub fn disown(&mut self, id: &str) -> Result<(), Error> {
         self.done(&Request::Disown { id: id.to_owned() }, &[])
+    }
+
+    pub fn unbundle(&mut self, id: &str) -> Result<(), Error> {
+        self.done(&Request::Unbundle { id: id.to_owned() }, &[])
     }
 
     pub fn forget(&mut self, id: &str) -> Result<(), Error> {

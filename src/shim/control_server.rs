@@ -71,6 +71,11 @@ fn answer(shim: &Arc<Shim>, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<
             true => Reply::Done,
             false => Reply::Unknown,
         },
+        Request::Unbundle { id } => match shim.unbundle(&id) {
+            Ok(true) => Reply::Done,
+            Ok(false) => Reply::Unknown,
+            Err(error) => failed(&error),
+        },
         Request::Forget { id } => match forget(shim, id) {
             Ok(true) => Reply::Done,
             Ok(false) => Reply::Unknown,

@@ -17,7 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::core::{Shim, Watch};
 use super::place::Place;
-use super::{control_server, log_thread, report, task};
+use super::{control, control_server, log_thread, report, task};
 use crate::sys;
 use crate::ttrpc::Requests;
 
@@ -128,13 +128,19 @@ fn lock(place: &Place) -> io::Result<File> {
                 _ => continue,
             },
             Err(fs::TryLockError::Error(error)) => return Err(error),
-            Err(fs::TryLockError::WouldBlock) if Instant::now() > deadline => {
+            // Either it serves, or it is about to be gone.
+            Err(fs::TryLockError::WouldBlock) if Instant::now() > deadline || answers(place) => {
                 let message = format!("another shim lives at {}", place.directory().display());
                 return Err(io::Error::new(ErrorKind::AddrInUse, message));
             }
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
+}
+
+fn answers(place: &Place) -> bool {
+    let hello = control::Client::connect(&place.control_socket()).and_then(|mut shim| shim.hello());
+    hello.is_ok()
 }
 
 /// Listens at a path that nobody else listens at, since we hold the lock.

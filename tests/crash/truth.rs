@@ -76,14 +76,25 @@ async fn lies(berth: &Berth, victim: Victim) -> Vec<String> {
     compare(&mut lies, "snapshots", &container_ids, &held("snapshot"));
     compare(&mut lies, "leases", &ids(&sandboxes), &held("lease"));
     let pods: BTreeSet<_> = tasks.iter().map(|id| pod_of(id, &containers)).collect();
-    let shims = berth.shims();
-    let (least, most) = match shims.values().any(|line| is_ours(line)) {
-        true => (1, 1),
+    let (ours, stock): (Vec<_>, Vec<_>) = berth.shims().into_values().partition(|line| is_ours(line));
+    let (least, most) = match crate::support::berth::handler_is_stock() {
         // A shim whose first task was cut off while berth lived may wait for the pod's next one.
-        false => (pods.len(), sandboxes.len()),
+        true => (pods.len(), sandboxes.len()),
+        false => (0, 0),
     };
-    if shims.len() < least || shims.len() > most {
-        lies.push(format!("not {least} to {most} shims of {} pods: {shims:?}", pods.len()));
+    if stock.len() < least || stock.len() > most {
+        lies.push(format!(
+            "not {least} to {most} stock shims of {} pods: {stock:?}",
+            pods.len()
+        ));
+    }
+    // All pods share one of ours; one that is being replaced is still there for a moment.
+    if ours.len() > 1 || (ours.is_empty() && !sandboxes.is_empty()) {
+        lies.push(format!(
+            "{} shims of ours for {} pods: {ours:?}",
+            ours.len(),
+            sandboxes.len()
+        ));
     }
 
     // The kernel

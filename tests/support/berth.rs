@@ -28,12 +28,20 @@ pub fn binary() -> PathBuf {
 fn configuration(dir: &Path) -> String {
     let netns = dir.join("netns");
     let containerd = super::containerd::binary();
-    let handler = match std::env::var("BERTH_TEST_HANDLER").as_deref() {
-        Ok("stock") => "[handlers.runc]\nruntime_type = \"io.containerd.runc.v2\"\n",
-        Ok("berth") | Err(_) => "",
-        Ok(other) => panic!("BERTH_TEST_HANDLER is {other:?}, neither stock nor berth"),
+    let handler = match handler_is_stock() {
+        true => "[handlers.runc]\nruntime_type = \"io.containerd.runc.v2\"\n",
+        false => "",
     };
     format!("[network]\nnetns_dir = {netns:?}\n[containerd]\nbinary = {containerd:?}\n{handler}")
+}
+
+/// Whether the pods of this test run are held by containerd's stock shim.
+pub fn handler_is_stock() -> bool {
+    match std::env::var("BERTH_TEST_HANDLER").as_deref() {
+        Ok("stock") => true,
+        Ok("berth") | Err(_) => false,
+        Ok(other) => panic!("BERTH_TEST_HANDLER is {other:?}, neither stock nor berth"),
+    }
 }
 
 /// A running daemon, or one that was killed and can be started again.
@@ -193,7 +201,13 @@ impl Berth {
         ];
         let looked = |line: &str| looks.iter().any(|method| line.contains(&format!("{method}\"}}: done")));
         let lines: Vec<_> = text.lines().filter(|line| !looked(line)).collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
+        let own = fs::read_to_string(self.path("state/shims/0/shim.log")).unwrap_or_default();
+        let own: Vec<_> = own.lines().collect();
+        let daemon = lines[lines.len().saturating_sub(60)..].join("\n");
+        format!(
+            "{daemon}\nthe shim's:\n{}",
+            own[own.len().saturating_sub(30)..].join("\n")
+        )
     }
 
     pub async fn channel(&self) -> Result<Channel, berth::cli::Error> {
@@ -289,6 +303,16 @@ impl Berth {
         // One of ours may stay for the next pod; it must not keep anything of the last one.
         let stock = self.shims().into_iter().filter(|(_, line)| !is_ours(line));
         found.extend(stock.map(|(pid, line)| format!("shim {pid} {line}")));
+        for group in names(&self.path("state/shims")) {
+            let place = self.path("state/shims").join(group);
+            let kept = walk(&place.join("containers"))
+                .into_iter()
+                .chain(walk(&place.join("logs")));
+            found.extend(
+                kept.filter(|name| name.ends_with(".json"))
+                    .map(|name| format!("the shim's {name}")),
+            );
+        }
         let kept = super::shims::containers(&self.containerd_socket());
         found.extend(kept.into_iter().map(|path| format!("shim's {}", path.display())));
         found.extend(super::containerd::contents(&self.containerd_socket()).await);
@@ -330,7 +354,10 @@ impl Berth {
 
     /// The shims of this berth's containerd: pid and command line.
     pub fn shims(&self) -> BTreeMap<u32, String> {
-        super::shims::processes(&self.containerd_socket()).into_iter().collect()
+        let mut shims = super::shims::processes(&self.containerd_socket());
+        // Not the commands by which containerd starts and deletes, which pass.
+        shims.retain(|(_, line)| !is_ours(line) || line.trim_end().ends_with(" serve"));
+        shims.into_iter().collect()
     }
 
     /// Ends everything and looks that nothing at all is left, outside the directory itself.
@@ -406,7 +433,7 @@ impl Drop for Berth {
 
 /// Whether a shim is of the kind that holds many pods, by its command line.
 pub fn is_ours(line: &str) -> bool {
-    line.contains("containerd-shim-berth")
+    line.contains("containerd-shim-berth-v1 ")
 }
 
 fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {
