@@ -105,10 +105,11 @@ impl Core {
         let _alone = sandbox.making().await;
         let create = self.containerd.create_task(id, &rootfs, io, &handler.options);
         let pid = effect("container.task", create).await.map_err(start)?;
+        // Before it runs: should its shim die while it does, the kernel tells its exit code to whoever has a handle.
+        self.keep_process(sandbox, id).await;
         effect("container.start", self.containerd.start_task(id))
             .await
             .map_err(start)?;
-        self.keep_process(sandbox, id).await;
         Ok(pid)
     }
 

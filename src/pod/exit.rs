@@ -81,6 +81,10 @@ impl Core {
     /// Records an end and clears the task away. Also what recovery does for a container that ended meanwhile.
     pub(super) async fn finish(self: &Arc<Self>, container: &Container, ended: Option<Ended>) -> Result<(), Error> {
         let (id, record) = (&container.id, container.record());
+        let ended = match (ended, self.registry.sandbox(&record.sandbox)) {
+            (Some(ended), Ok(sandbox)) => self.surely(&sandbox, id, ended).await,
+            (ended, _) => ended,
+        };
         if let ContainerState::Running { started_at, .. } = record.state {
             if ended.is_none() {
                 self.kill_leftovers(&record.cgroup);

@@ -237,7 +237,7 @@ impl Core {
         self.sweep_directories(&known)?;
         self.sweep_cgroups(&known).await?;
         self.sweep_shims().await?;
-        self.sweep_logs(&known).await;
+        self.sweep_logs().await;
         Ok(self.network.reconcile(&known).await?)
     }
 
@@ -282,7 +282,11 @@ impl Core {
         Ok(())
     }
 
-    async fn sweep_logs(self: &Arc<Self>, known: &HashSet<Id>) {
+    /// Closes the logs of what does not run: of containers whose start was cut off, or that are gone.
+    async fn sweep_logs(self: &Arc<Self>) {
+        let running = self.registry.containers().into_iter();
+        let running = running.filter(|container| matches!(container.state(), ContainerState::Running { .. }));
+        let running: HashSet<Id> = running.map(|container| container.id.clone()).collect();
         let groups: HashSet<_> = self
             .registry
             .sandboxes()
@@ -290,10 +294,10 @@ impl Core {
             .map(|sandbox| sandbox.record().shim.group)
             .collect();
         for group in groups {
-            let known = known.clone();
+            let running = running.clone();
             let swept = self.log_writer(&group, move |writer| {
                 let logs = writer.list()?;
-                let unknown = logs.iter().filter(|log| !known.contains(&log.open.id));
+                let unknown = logs.iter().filter(|log| !running.contains(&log.open.id));
                 unknown.for_each(|log| drop(writer.close(&log.open.id)));
                 Ok(())
             });

@@ -24,12 +24,12 @@ use super::error::Error;
 use super::paths::Pipes;
 use super::registry::Sandbox;
 use super::{Core, Pods, blocking};
-use crate::containerd::Stdio;
+use crate::containerd::{Ended, Stdio};
 use crate::model::names::annotation;
 use crate::model::record::ShimUse;
 use crate::model::{Id, Signal};
 use crate::oci;
-use crate::shim::control::{self, Client, Task};
+use crate::shim::control::{self, Client, Task, TaskState};
 use crate::shim::place::Place;
 use crate::sys::process::Handle;
 
@@ -202,7 +202,10 @@ impl Core {
     /// Keeps a handle of a task's process and its terminal. A shim that died meanwhile is no error: there will be
     /// another chance when the next one is there.
     pub(super) async fn keep_process(self: &Arc<Self>, sandbox: &Sandbox, id: &Id) {
-        let group = sandbox.record().shim.group;
+        let ShimUse { group, own } = sandbox.record().shim;
+        if !own {
+            return;
+        }
         let given = self
             .ask_shim(&group, {
                 let id = id.clone();
@@ -262,6 +265,22 @@ impl Core {
     async fn shim_task(self: &Arc<Self>, group: &str, id: &Id) -> Result<Option<Task>, Error> {
         let tasks = self.ask_shim(group, Client::tasks).await?;
         Ok(tasks.into_iter().find(|task| task.id == id.as_str()))
+    }
+
+    /// How a task really ended of which containerd says that it did so with 255, which is also what it says of an end
+    /// that nobody knows. None: nobody does.
+    pub(super) async fn surely(self: &Arc<Self>, sandbox: &Sandbox, id: &Id, ended: Ended) -> Option<Ended> {
+        let shim = sandbox.record().shim;
+        if !shim.own || ended.code != 255 {
+            return Some(ended);
+        }
+        match self.shim_task(&shim.group, id).await {
+            Ok(Some(Task {
+                state: TaskState::Exited { known: false, .. },
+                ..
+            })) => None,
+            _ => Some(ended),
+        }
     }
 
     /// Makes containerd know a task again that it lost when its shim was killed. False: the shim has none either.

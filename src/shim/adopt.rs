@@ -7,7 +7,7 @@
 //!
 //! An exit code goes to the parent, so that of an adopted container is asked of its pidfd (PIDFD_GET_INFO, Linux
 //! 6.15). Of one that ended while no shim was there, only a pidfd that somebody else kept can tell: berth keeps one,
-//! and hands it over ([`Shim::hand`]). Otherwise its code is [`UNKNOWN`].
+//! and hands it over ([`Shim::hand`]). Otherwise its end is unknown, and its code 255.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::container::{Container, Exit, Phase, Process};
 use super::core::Shim;
 use super::ends::key;
-use super::exit::{UNKNOWN, exit_code, now};
+use super::exit::exit_code;
 use super::record::{Life, Record, Recorded};
 use super::stdio::Kept;
 use super::{failed, report};
@@ -37,8 +37,8 @@ impl Shim {
             match record.state.clone() {
                 Recorded::Creating | Recorded::Deleting => self.tidy_later(record),
                 Recorded::Created(life) | Recorded::Running(life) => self.adopt_process(record, life),
-                Recorded::Exited { pid, code, at } => {
-                    self.take(record, pid, None, Phase::Exited(Exit { code, at }));
+                Recorded::Exited { pid, code, at, known } => {
+                    self.take(record, pid, None, Phase::Exited(Exit { code, at, known }));
                 }
             }
         }
@@ -59,16 +59,14 @@ impl Shim {
             Some(_) if record.runtime.is_waiting(&record.id, life.pid) => Phase::Created,
             Some(_) => Phase::Running,
             // Told by whoever kept a handle of it, if anybody did.
-            None => Phase::Exited(Exit {
-                code: UNKNOWN,
-                at: now(),
-            }),
+            None => Phase::Exited(Exit::unknown()),
         };
         if let Phase::Exited(exit) = phase {
             record.state = Recorded::Exited {
                 pid: life.pid,
                 code: exit.code,
                 at: exit.at,
+                known: exit.known,
             };
         }
         self.save(&record);
@@ -101,8 +99,7 @@ impl Shim {
             if !state.adopted {
                 return Ok(());
             }
-            let unknown =
-                matches!(state.init.phase, Phase::Exited(exit) if exit.code == UNKNOWN && state.init.handle.is_none());
+            let unknown = matches!(state.init.phase, Phase::Exited(exit) if !exit.known);
             (state.record.clone(), unknown)
         };
         if let Some(terminal) = terminal
@@ -114,10 +111,10 @@ impl Shim {
         if unknown && let Some(code) = exit_code(&handle) {
             let mut state = container.state();
             if let Phase::Exited(exit) = &mut state.init.phase {
-                exit.code = code;
+                (exit.code, exit.known) = (code, true);
             }
-            if let Recorded::Exited { code: recorded, .. } = &mut state.record.state {
-                *recorded = code;
+            if let Recorded::Exited { code: kept, known, .. } = &mut state.record.state {
+                (*kept, *known) = (code, true);
             }
             self.save(&state.record);
         }

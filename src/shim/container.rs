@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::record::{Io, Record};
 use super::stdio::Kept;
+use crate::sys::children::Dead;
 use crate::sys::process::Handle;
+
+/// The code of an end that nobody can know any more.
+const UNKNOWN: i32 = 255;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +18,29 @@ pub struct Exit {
     pub code: i32,
     /// Nanoseconds since the Unix epoch.
     pub at: i64,
+    /// Whether that is how it ended; else nobody can know any more.
+    pub known: bool,
+}
+
+impl Exit {
+    /// The end, at about this moment, of a process whose code nobody can know any more.
+    pub fn unknown() -> Self {
+        Self {
+            code: UNKNOWN,
+            at: super::exit::now(),
+            known: false,
+        }
+    }
+}
+
+impl From<Dead> for Exit {
+    fn from(dead: Dead) -> Self {
+        Self {
+            code: dead.code,
+            at: dead.at,
+            known: true,
+        }
+    }
 }
 
 /// Where a process is in its life.
@@ -216,8 +243,12 @@ mod tests {
 
     use super::*;
 
-    const FIRST: Exit = Exit { code: 3, at: 7 };
-    const LATER: Exit = Exit { code: 4, at: 8 };
+    const FIRST: Exit = Exit {
+        code: 3,
+        at: 7,
+        known: true,
+    };
+    const LATER: Exit = Exit { code: 4, ..FIRST };
 
     #[test]
     fn a_process_lives_once() {

@@ -77,7 +77,12 @@ pub struct Task {
 pub enum TaskState {
     Created,
     Running,
-    Exited { code: i32, at: i64 },
+    /// `known`: whether that is how it ended, and not 255 for what nobody can know any more.
+    Exited {
+        code: i32,
+        at: i64,
+        known: bool,
+    },
 }
 
 /// Why a request failed.

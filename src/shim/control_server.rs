@@ -104,6 +104,7 @@ fn tasks(shim: &Shim) -> Vec<Task> {
                 Phase::Exited(exit) => TaskState::Exited {
                     code: exit.code,
                     at: exit.at,
+                    known: exit.known,
                 },
             },
             claimed: state.claimed,

@@ -177,7 +177,7 @@ impl Shim {
         }
         self.watch_oom(container);
         if let Some(dead) = self.claim(pid, &container.id, "") {
-            self.ended(container, "", dead);
+            self.ended(container, "", dead.into());
         }
     }
 

@@ -34,11 +34,7 @@ impl Shim {
             let exit = state.init.phase.deletable().map_err(|wrong| refused("delete", wrong))?;
             state.record.state = Recorded::Deleting;
             self.save(&state.record);
-            (
-                state.record.clone(),
-                state.init.pid,
-                exit.unwrap_or_else(super::exit::never_started),
-            )
+            (state.record.clone(), state.init.pid, exit.unwrap_or_else(Exit::unknown))
         };
         self.publish(&events::TaskDelete {
             container_id: record.id.clone(),
@@ -64,7 +60,7 @@ impl Shim {
         let pid = process.pid;
         state.execs.remove(exec_id);
         self.consoles.detach(&key(&container.id, exec_id));
-        Ok(deleted(pid, exit.unwrap_or_else(super::exit::never_started)))
+        Ok(deleted(pid, exit.unwrap_or_else(Exit::unknown)))
     }
 
     /// What was created and never started is killed, as the OCI runtimes' own `delete` does.

@@ -85,7 +85,7 @@ impl Shim {
             process.handle = Handle::open(pid).ok().map(Arc::new);
         }
         if let Some(dead) = self.claim(pid, &record.id, exec_id) {
-            self.ended(container, exec_id, dead);
+            self.ended(container, exec_id, dead.into());
         }
         let kept = ends.settle(self, &record.id, exec_id)?;
         if let Some(process) = container.state().process_mut(exec_id) {

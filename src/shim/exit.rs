@@ -10,14 +10,11 @@ use super::record::Recorded;
 use super::report;
 use super::stdio::Kept;
 use crate::proto::shim::events;
-use crate::sys::children::{self, Dead};
+use crate::sys::children;
 use crate::sys::process::Handle;
 
 /// How long the kernel may take from a process' end to its exit status, which whoever inherited it must collect.
 const COLLECTED: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// The code of an end that nobody can know any more.
-pub const UNKNOWN: i32 = 255;
 
 impl Shim {
     /// Takes note of all children that have ended.
@@ -29,7 +26,7 @@ impl Shim {
                     if let Some((id, exec_id)) = self.owner(&dead)
                         && let Some(container) = self.find(&id)
                     {
-                        self.ended(&container, &exec_id, dead);
+                        self.ended(&container, &exec_id, dead.into());
                     }
                     // Not before: killed up to here, the next shim finds a zombie's code.
                     children::bury(dead.pid).ok();
@@ -40,17 +37,14 @@ impl Shim {
     }
 
     /// A process of a container has ended.
-    pub(super) fn ended(self: &Arc<Self>, container: &Arc<Container>, exec_id: &str, dead: Dead) {
-        let exit = Exit {
-            code: dead.code,
-            at: dead.at,
-        };
+    pub(super) fn ended(self: &Arc<Self>, container: &Arc<Container>, exec_id: &str, exit: Exit) {
         let mut state = container.state();
         if exec_id.is_empty() {
             state.record.state = Recorded::Exited {
-                pid: dead.pid,
+                pid: state.init.pid,
                 code: exit.code,
                 at: exit.at,
+                known: exit.known,
             };
         } else {
             state.record.execs.remove(exec_id);
@@ -94,12 +88,16 @@ impl Shim {
     /// The first process of a container that we took over has ended. It is not our child: the kernel may tell how it
     /// ended (Linux 6.15), or nobody can.
     pub(super) fn adopted_ended(self: &Arc<Self>, container: &Arc<Container>) {
-        let (handle, pid) = {
-            let state = container.state();
-            (state.init.handle.clone(), state.init.pid)
+        let handle = container.state().init.handle.clone();
+        let exit = match handle.and_then(|handle| exit_code(&handle)) {
+            Some(code) => Exit {
+                code,
+                at: now(),
+                known: true,
+            },
+            None => Exit::unknown(),
         };
-        let code = handle.and_then(|handle| exit_code(&handle)).unwrap_or(UNKNOWN);
-        self.ended(container, "", Dead { pid, code, at: now() });
+        self.ended(container, "", exit);
     }
 }
 
@@ -114,14 +112,6 @@ pub fn exit_code(handle: &Handle) -> Option<i32> {
             }
             Ok(None) | Err(_) => return None,
         }
-    }
-}
-
-/// How a process ended that could not be started.
-pub fn never_started() -> Exit {
-    Exit {
-        code: UNKNOWN,
-        at: now(),
     }
 }
 

@@ -18,7 +18,6 @@ use serde::Deserialize;
 
 use super::container::Exit;
 use super::control::{Client, TaskState};
-use super::exit::{UNKNOWN, now};
 use super::place::Place;
 use super::query::timestamp;
 use super::record::{self, Record};
@@ -243,7 +242,7 @@ fn delete(arguments: &Arguments) -> io::Result<()> {
     {
         Some(place) => delete_at(&place, arguments)?,
         // Its start was cut off.
-        None => (0, unknown()),
+        None => (0, Exit::unknown()),
     };
     let response = task::DeleteResponse {
         pid,
@@ -253,17 +252,10 @@ fn delete(arguments: &Arguments) -> io::Result<()> {
     io::stdout().write_all(&response.encode_to_vec())
 }
 
-fn unknown() -> Exit {
-    Exit {
-        code: UNKNOWN,
-        at: now(),
-    }
-}
-
 fn delete_at(place: &Place, arguments: &Arguments) -> io::Result<(u32, Exit)> {
     if !record::is_id(&arguments.id) || Record::read(place, &arguments.id).is_err() {
         // As after every task that its shim has deleted.
-        return Ok((0, unknown()));
+        return Ok((0, Exit::unknown()));
     }
     // There is something: a shim has to see to it, and if the one that did was killed, this is how the next one starts.
     ensure(place, arguments)?;
@@ -271,15 +263,15 @@ fn delete_at(place: &Place, arguments: &Arguments) -> io::Result<(u32, Exit)> {
     let mut shim = Client::connect(&place.control_socket()).map_err(failed)?;
     let tasks = shim.tasks().map_err(failed)?;
     let Some(task) = tasks.into_iter().find(|task| task.id == arguments.id) else {
-        return Ok((0, unknown()));
+        return Ok((0, Exit::unknown()));
     };
     match shim.disown(&arguments.id) {
         Err(error) if !error.is_unknown() => return Err(failed(error)),
         _ => {}
     }
     let exit = match task.state {
-        TaskState::Exited { code, at } => Exit { code, at },
-        TaskState::Created | TaskState::Running => unknown(),
+        TaskState::Exited { code, at, known } => Exit { code, at, known },
+        TaskState::Created | TaskState::Running => Exit::unknown(),
     };
     // berth takes its own back. Nobody else would ask for one that has ended.
     let berths = annotation(Path::new("config.json")).is_ok_and(|place| place.is_some());

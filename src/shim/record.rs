@@ -74,6 +74,7 @@ pub enum Recorded {
         pid: u32,
         code: i32,
         at: i64,
+        known: bool,
     },
     /// Deleted for containerd; the OCI runtime has not tidied up yet.
     Deleting,
@@ -193,6 +194,7 @@ mod tests {
             pid: 9,
             code: 137,
             at: 5,
+            known: true,
         };
         two.save(&place).unwrap();
         let (mut loaded, complaints) = Record::load(&place).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::container::{Container, Phase, Wrong};
+use super::container::{Container, Exit, Phase, Wrong};
 use super::core::Shim;
 use super::ends::Ends;
 use super::record::{Life, Record, Recorded};
@@ -132,7 +132,7 @@ impl Shim {
                         handle.signal(libc::SIGKILL).ok();
                     }
                     process.phase.started();
-                    process.phase.end(super::exit::never_started());
+                    process.phase.end(Exit::unknown());
                 }
                 Err(status)
             }
