@@ -143,7 +143,7 @@ impl Client {
         let message = status.message().to_owned();
         match status.code() {
             // The same words in every version, with one code or another.
-            _ if message.contains("ttrpc: closed") => Error::ShimLost { what },
+            _ if message.contains("ttrpc: closed") || message.contains("dial unix") => Error::ShimLost { what },
             Code::NotFound => Error::NotFound { what },
             Code::AlreadyExists => Error::AlreadyExists { what },
             Code::Unavailable => Error::Unavailable {

@@ -18,8 +18,8 @@ use crate::failpoint::effect;
 use crate::model::Id;
 use crate::model::container::{ContainerState, Exit, Reason};
 
-/// How often a container is started whose shim is killed meanwhile.
-pub(super) const TRIES: u32 = 5;
+/// How long a task is made again and again whose shim is killed meanwhile.
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
 /// The exit code of a container that could not be started, as Kubernetes' other runtimes give it.
 const START_ERROR_CODE: i32 = 128;
@@ -59,29 +59,25 @@ impl Core {
             ContainerState::Running { .. } => return Err(wrong("running")),
             ContainerState::Exited(_) => return Err(wrong("ended")),
         }
-        for _ in 0..TRIES {
-            match self.try_start(&sandbox, &container).await {
+        let deadline = Instant::now() + AGAIN;
+        loop {
+            let error = match self.try_start(&sandbox, &container).await {
                 Ok(pid) => {
                     self.running(&container, now(), pid).await?;
                     return Ok(container.id.clone());
                 }
-                Err(error) => {
-                    self.settle_start(&sandbox, &container, &error).await?;
-                    match container.state() {
-                        ContainerState::Running { .. } => return Ok(container.id.clone()),
-                        // Its shim was killed, and the next one has undone what that one was about.
-                        ContainerState::Created if own && is_shim_lost(&error) => {}
-                        _ => return Err(error),
-                    }
-                }
+                Err(error) => error,
+            };
+            self.settle_start(&sandbox, &container, &error).await?;
+            match container.state() {
+                ContainerState::Running { .. } => return Ok(container.id.clone()),
+                // Its shim was killed. Either it ran, and has ended since; or the next shim has undone what that one
+                // was about, and it can be started again.
+                ContainerState::Exited(_) if own && is_shim_lost(&error) => return Ok(container.id.clone()),
+                ContainerState::Created if own && is_shim_lost(&error) && Instant::now() < deadline => {}
+                _ => return Err(error),
             }
         }
-        Err(Error::Start {
-            id: container.id.clone(),
-            source: containerd::Error::ShimLost {
-                what: format!("start {:?} {TRIES} times", container.id),
-            },
-        })
     }
 
     async fn try_start(self: &Arc<Self>, sandbox: &Sandbox, container: &Container) -> Result<u32, Error> {
@@ -276,8 +272,9 @@ impl Core {
     }
 }
 
+/// Whether a start failed because the shim was killed: containerd may have forgotten the task already.
 fn is_shim_lost(error: &Error) -> bool {
-    matches!(error, Error::Start { source, .. } if source.is_shim_lost())
+    matches!(error, Error::Start { source, .. } if source.is_shim_lost() || source.is_not_found())
 }
 
 /// How a container has ended whose start failed so. None: it has not; it can be started again.

@@ -4,8 +4,9 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::container_start::TRIES;
+use super::container_start::AGAIN;
 use super::error::{Error, Kind};
 use super::operation::Key;
 use super::registry::{Name, Sandbox};
@@ -216,7 +217,7 @@ impl Core {
             .options;
         let start = |source| Error::Start { id: id.clone(), source };
         let _alone = sandbox.making().await;
-        let mut tries = 0;
+        let deadline = Instant::now() + AGAIN;
         loop {
             let made = async {
                 let create = self.containerd.create_task(id, &[], Stdio::default(), options);
@@ -224,14 +225,17 @@ impl Core {
                 effect("sandbox.holder.start", self.containerd.start_task(id)).await?;
                 Ok(pid)
             };
-            tries += 1;
             match made.await {
                 Ok(pid) => {
                     self.keep_process(sandbox, id).await;
                     return Ok(pid);
                 }
                 // Our own shim was killed meanwhile. What it was about is undone, or is there after all.
-                Err(error @ containerd::Error::ShimLost { .. }) if sandbox.record().shim.own && tries < TRIES => {
+                Err(error)
+                    if (error.is_shim_lost() || error.is_not_found())
+                        && sandbox.record().shim.own
+                        && Instant::now() < deadline =>
+                {
                     match self.find_task(sandbox, id).await? {
                         Some(Task::Running { pid }) => return Ok(pid),
                         Some(_) => self.end_holder(sandbox).await?,

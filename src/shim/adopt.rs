@@ -12,6 +12,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::container::{Container, Exit, Phase, Process};
 use super::core::Shim;
@@ -22,8 +23,11 @@ use super::stdio::Kept;
 use super::{failed, report};
 use crate::proto::shim::{events, task};
 use crate::sys;
-use crate::sys::process::Handle;
+use crate::sys::process::{self, Handle};
 use crate::ttrpc::{Code, Status};
+
+/// How long runs of the OCI runtime may take to be gone once they are killed.
+const RUNS: Duration = Duration::from_secs(1);
 
 impl Shim {
     /// Takes over what the place's records tell of. To be called once, before anybody is served.
@@ -33,6 +37,7 @@ impl Shim {
             Err(error) => return report(&format!("cannot read what an earlier shim wrote down: {error}")),
         };
         complaints.iter().for_each(|complaint| report(complaint));
+        end_runs(&records);
         for record in records {
             match record.state.clone() {
                 Recorded::Creating | Recorded::Deleting => self.tidy_later(record),
@@ -52,6 +57,7 @@ impl Shim {
             ));
             end(life);
         }
+        self.end_unrecorded(&record);
         // In this order: a pid that is used again between the two shows a later start.
         let handle = Handle::open(life.pid).ok();
         let handle = handle.filter(|_| life.is_alive()).map(Arc::new);
@@ -74,6 +80,35 @@ impl Shim {
         if let Some(handle) = handle {
             self.watch_end(&container, handle);
             self.watch_oom(&container);
+        }
+    }
+
+    /// Ends a process in the container that an earlier shim had started and not written down yet: all that there is of
+    /// it is the file with its pid.
+    fn end_unrecorded(&self, record: &Record) {
+        let files = std::fs::read_dir(self.place.container(&record.id))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let files = files
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|it| it == "pid"));
+        let inside = record
+            .cgroups
+            .as_ref()
+            .and_then(|cgroups| cgroups.pids().ok())
+            .unwrap_or_default();
+        for file in files {
+            let pid = std::fs::read_to_string(&file)
+                .ok()
+                .and_then(|text| text.trim().parse().ok());
+            if let Some(pid) = pid.filter(|pid| inside.contains(pid)) {
+                process::descendants(pid)
+                    .into_iter()
+                    .chain([pid])
+                    .for_each(process::kill);
+            }
+            std::fs::remove_file(file).ok();
         }
     }
 
@@ -182,13 +217,37 @@ impl Shim {
     }
 }
 
+/// Ends runs of the OCI runtime that an earlier shim began, with all that they started: what they make nobody asked us
+/// for. Waits a moment for them to be gone, so that they do not meet what is made next.
+fn end_runs(records: &[Record]) {
+    let is_run = |pid: &u32| {
+        let words = process::command_line(*pid);
+        records.iter().any(|record| record.runtime.makes(&words, &record.id))
+    };
+    let end = Instant::now() + RUNS;
+    loop {
+        let runs: Vec<u32> = process::all().filter(is_run).collect();
+        if runs.is_empty() || Instant::now() > end {
+            return;
+        }
+        for run in runs {
+            process::pause(run);
+            process::descendants(run)
+                .into_iter()
+                .chain([run])
+                .for_each(process::kill);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Kills a process of an earlier shim's if it is that one still.
 fn end(life: Life) {
     if let Ok(handle) = Handle::open(life.pid)
         && life.is_alive()
     {
-        for pid in crate::sys::process::descendants(life.pid) {
-            crate::sys::process::kill(pid);
+        for pid in process::descendants(life.pid) {
+            process::kill(pid);
         }
         handle.signal(libc::SIGKILL).ok();
     }

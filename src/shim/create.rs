@@ -36,6 +36,8 @@ struct Spec {
 #[serde(default)]
 struct Linux {
     namespaces: Vec<Namespace>,
+    #[serde(rename = "cgroupsPath")]
+    cgroups_path: String,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +113,7 @@ impl Shim {
             hooks: spec.hooks.is_some_and(|hooks| !hooks.is_empty()),
             stdin_closed: false,
             cgroups: None,
+            cgroups_path: spec.linux.cgroups_path,
             state: Recorded::Creating,
             execs: Default::default(),
         })

@@ -118,10 +118,24 @@ impl Shim {
                 report(&format!("cannot tidy up after {}: {error}", record.id));
             }
         }
+        if record.cgroups.is_none() {
+            remove_half_made(&record.cgroups_path);
+        }
         self.unmount(record);
         if let Err(error) = Record::remove(&self.place, &record.id) {
             report(&format!("cannot forget {}: {error}", record.id));
         }
+    }
+}
+
+/// Removes the cgroups of a container whose making was cut off, in cgroupfs syntax (systemd removes its own units).
+fn remove_half_made(path: &str) {
+    if path.trim_matches('/').is_empty() || path.contains(':') {
+        return;
+    }
+    let removed = sys::cgroup::Version::detect().and_then(|cgroups| cgroups.remove(path));
+    if let Err(error) = removed {
+        report(&format!("cannot remove the cgroup {path}: {error}"));
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Record {
     /// Whether the end of stdin that a shim keeps open was let go.
     pub stdin_closed: bool,
     pub cgroups: Option<Cgroups>,
+    /// The spec's `cgroupsPath`, which is where a container that is only half made has its cgroups.
+    pub cgroups_path: String,
     pub state: Recorded,
     /// Further processes that run, by exec id.
     pub execs: BTreeMap<String, Life>,
@@ -179,6 +181,7 @@ mod tests {
             hooks: false,
             stdin_closed: false,
             cgroups: None,
+            cgroups_path: String::new(),
             state: Recorded::Running(Life::of(std::process::id()).unwrap()),
             execs: BTreeMap::from([("e".to_owned(), Life { pid: 2, start_time: 3 })]),
         }

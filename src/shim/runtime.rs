@@ -211,6 +211,13 @@ impl Runtime {
         }
     }
 
+    /// Whether this command line is a run of the runtime that makes the container `id`, or a process in it.
+    pub fn makes(&self, words: &[String], id: &str) -> bool {
+        let verb = |word: &String| ["create", "exec", "restore"].contains(&word.as_str());
+        let root = |word: &String| Path::new(word) == self.root;
+        words.last().is_some_and(|word| word == id) && words.iter().any(root) && words.iter().any(verb)
+    }
+
     /// Whether the runtime has a state directory of that name. runc and crun alike keep one by the container's id.
     pub fn knows(&self, id: &str) -> bool {
         self.root.join(id).exists()

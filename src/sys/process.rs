@@ -37,7 +37,7 @@ pub fn is_zombie(pid: u32) -> bool {
 /// All processes that descend from `pid`, nearest first.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
-    let all: Vec<(u32, u32)> = pids()
+    let all: Vec<(u32, u32)> = all()
         .filter_map(|pid| Some((pid, field(pid, 4).ok()?.parse().ok()?)))
         .collect();
     let mut next = 0;
@@ -49,7 +49,15 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     family.split_off(1)
 }
 
-fn pids() -> impl Iterator<Item = u32> {
+/// The words of a process' command line; none of one that is gone.
+pub fn command_line(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// All processes.
+pub fn all() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -65,7 +73,7 @@ pub(super) fn terminate(pid: u32) {
 }
 
 /// Stops a process (SIGSTOP), so that it forks no more. A process that is gone is fine.
-pub(super) fn pause(pid: u32) {
+pub fn pause(pid: u32) {
     signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).ok();
 }
 

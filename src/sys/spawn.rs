@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigSet, Signal};
@@ -88,6 +89,27 @@ fn high(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     };
     fds.iter().map(copy).collect()
+}
+
+/// Starts a process that opens the FIFO at `path` for reading and writing, and holds it, and nothing else of ours, until
+/// it is killed or `patience` is over: should we be killed meanwhile, nobody finds it closed. Answers its pid.
+pub fn holder(path: &Path, patience: Duration) -> io::Result<u32> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let timeout = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the child makes only system calls, which are async-signal-safe, touches no memory but its own copies of
+    // `path` and of its stack, and ends without returning.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => unsafe {
+            libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+            let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOFOLLOW;
+            if libc::open(path.as_ptr(), flags) >= 0 {
+                libc::poll(std::ptr::null_mut(), 0, timeout);
+            }
+            libc::_exit(0)
+        },
+        pid => Ok(pid.cast_unsigned()),
+    }
 }
 
 /// What posix_spawn(3) does with descriptors in the child.

@@ -28,6 +28,8 @@ pub struct Life {
     logs: PathBuf,
     /// A client that goes away before it has its answer, and asks again.
     hasty: Option<Dice>,
+    /// Whether a command may fail because its shim is killed.
+    amid_deaths: bool,
 }
 
 impl Life {
@@ -35,8 +37,21 @@ impl Life {
         let logs = berth.path("logs").join(name);
         fs::create_dir_all(&logs).unwrap();
         let runtime = berth.runtime().await.expect("berth answers");
-        let hasty = None;
-        Self { runtime, logs, hasty }
+        let (hasty, amid_deaths) = (None, false);
+        Self {
+            runtime,
+            logs,
+            hasty,
+            amid_deaths,
+        }
+    }
+
+    /// The same while shims are killed: a command in a container may fail, and says so. Nothing else may.
+    pub fn amid_shims_deaths(self) -> Self {
+        Self {
+            amid_deaths: true,
+            ..self
+        }
     }
 
     /// The same, led by a client that drops each call after 1 to 30 ms, and repeats it then.
@@ -147,7 +162,12 @@ impl Life {
             cmd: ["echo", "hello"].map(str::to_owned).into(),
             timeout: 10,
         };
-        let answer = self.call(Runtime::exec_sync, request).await?;
+        let answer = self.call(Runtime::exec_sync, request).await;
+        if let (true, Err(status)) = (self.amid_deaths, &answer) {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            return Ok(());
+        }
+        let answer = answer?;
         assert_eq!((answer.exit_code, &*answer.stdout), (0, &b"hello\n"[..]));
         Ok(())
     }

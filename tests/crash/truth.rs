@@ -40,6 +40,32 @@ pub async fn check(berth: &Berth, victim: Victim, when: &str) {
     }
 }
 
+/// Waits until containerd has a task for each of these containers, and berth says that they run; at most 2 s.
+pub async fn agree(berth: &Berth, containers: &[(String, String)], when: &str) {
+    let begin = Instant::now();
+    loop {
+        let mut runtime = berth.runtime().await.expect("berth answers");
+        let listed = runtime
+            .list_containers(cri::ListContainersRequest::default())
+            .await
+            .unwrap();
+        let listed = listed.into_inner().containers;
+        let held = containerd::contents(&berth.containerd_socket()).await;
+        let dead = containers
+            .iter()
+            .find(|(_, id)| !listed.iter().any(|it| it.id == *id && it.state() == ContainerRunning));
+        assert!(dead.is_none(), "{when}: {dead:?} has died\n{}", berth.log());
+        let lost = containers
+            .iter()
+            .find(|(_, id)| !held.iter().any(|line| line.starts_with(&format!("task {id}"))));
+        match lost {
+            None => return,
+            Some(_) if begin.elapsed() < Duration::from_secs(2) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Some((name, _)) => panic!("{when}: containerd has lost {name}\n{}", berth.log()),
+        }
+    }
+}
+
 async fn lies(berth: &Berth, victim: Victim) -> Vec<String> {
     let mut runtime = berth.runtime().await.expect("berth answers");
     let (sandboxes, containers) = listed(&mut runtime).await;

@@ -26,8 +26,11 @@ use super::invoke::Run;
 use super::{Error, Runtime};
 use crate::sys::children::Children;
 use crate::sys::process::Handle;
+use crate::sys::spawn;
 
 /// How long `--version` may take.
+/// How long a FIFO is held after our death: its process is about to write into it.
+const HOLD: Duration = Duration::from_secs(2);
 const VERSION: Duration = Duration::from_secs(10);
 
 /// A runtime whose FIFO is understood.
@@ -52,7 +55,7 @@ impl Runtime {
         };
         let path = self.root.join(id).join("exec.fifo");
         let released = match flavour {
-            Flavour::Runc => take_byte(&path, init, Instant::now() + self.patience),
+            Flavour::Runc => take_byte(children, &path, init, self.patience),
             Flavour::Crun => give_byte(&path),
         };
         let verb = "start";
@@ -76,21 +79,13 @@ impl Runtime {
         }
     }
 
-    /// Whether the process `init` of a created container still waits for its start. One whose start was cut off
-    /// between its last two steps has its program already, and is given its last step.
+    /// Whether the process `init` of a created container still waits for its start. The FIFO alone does not say so: a
+    /// start that was cut off may have left it.
     pub fn is_waiting(&self, id: &str, init: u32) -> bool {
-        let fifo = self.root.join(id).join("exec.fifo");
-        if !fifo.exists() {
-            return false;
-        }
-        // runc runs a sealed copy of itself, which has its name too.
-        let program = fs::read_link(format!("/proc/{init}/exe")).unwrap_or_default();
-        let runtime = self.binary.file_name().unwrap_or_default();
-        let waiting = program.to_string_lossy().contains(&*runtime.to_string_lossy()) || program.starts_with("/memfd:");
-        if !waiting {
-            let _ = fs::remove_file(fifo);
-        }
-        waiting
+        let name = fs::read_to_string(format!("/proc/{init}/comm")).unwrap_or_default();
+        // What runc calls its process until that becomes the container's (nsexec.c); crun's keeps its program's name.
+        let is_runtimes = name.starts_with("runc:[") || name.trim_end() == "crun";
+        is_runtimes && self.root.join(id).join("exec.fifo").exists()
     }
 
     fn flavour(&self, children: &Children) -> Option<Flavour> {
@@ -134,9 +129,19 @@ fn read_version(words: &str) -> Option<Flavour> {
 }
 
 /// runc's way. Held open for both reading and writing, the FIFO blocks nobody: not us while the process is not there
-/// yet, and it does not end while the process is between opening and writing.
-fn take_byte(path: &Path, init: &Handle, deadline: Instant) -> io::Result<()> {
-    let mut fifo = open(path, true)?;
+/// yet, and it does not end while the process is between opening and writing. A helper holds it, too: should we be
+/// killed just then, the process would meet a FIFO that nobody reads, and give up.
+fn take_byte(children: &Children, path: &Path, init: &Handle, patience: Duration) -> io::Result<()> {
+    if !path.exists() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let holder = children.start(|| spawn::holder(path, HOLD))?;
+    let taken = open(path, true).and_then(|fifo| wait_and_take(fifo, path, init, Instant::now() + patience));
+    holder.kill();
+    taken
+}
+
+fn wait_and_take(mut fifo: File, path: &Path, init: &Handle, deadline: Instant) -> io::Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut polled = [
@@ -229,11 +234,12 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let init = Handle::open(child.id()).unwrap();
-        let late = take_byte(&path, &init, Instant::now() + Duration::from_millis(30)).unwrap_err();
+        let children = Children::default();
+        let late = take_byte(&children, &path, &init, Duration::from_millis(30)).unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
         child.kill().unwrap();
         let begin = Instant::now();
-        let dead = take_byte(&path, &init, begin + Duration::from_secs(20)).unwrap_err();
+        let dead = take_byte(&children, &path, &init, Duration::from_secs(20)).unwrap_err();
         assert_eq!(dead.kind(), io::ErrorKind::BrokenPipe);
         assert!(begin.elapsed() < Duration::from_secs(5));
         child.wait().unwrap();
