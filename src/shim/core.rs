@@ -160,9 +160,9 @@ impl Shim {
     /// Says whose `pid` is. Gives its end if it has ended already.
     pub fn claim(&self, pid: u32, id: &str, exec_id: &str) -> Option<Dead> {
         let mut pids = lock(&self.pids);
-        // Unless the pid was used again since.
+        // Unless the pid was used again since. What was not buried yet is still there.
         if let Some(dead) = pids.unclaimed.remove(&pid)
-            && crate::sys::process::start_time(pid).is_err()
+            && (crate::sys::process::is_zombie(pid) || crate::sys::process::start_time(pid).is_err())
         {
             return Some(dead);
         }

@@ -47,7 +47,12 @@ impl Shim {
         if let Some(cgroups) = &record.cgroups {
             cgroups.remove();
         }
-        self.tidy_later(record);
+        if record.hooks {
+            // They may want the bundle, which is containerd's to remove once this is answered.
+            self.tidy(&record);
+        } else {
+            self.tidy_later(record);
+        }
         self.drop_container(&container.id);
         self.outbox.ring();
         Ok(deleted(pid, exit))

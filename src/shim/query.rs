@@ -47,13 +47,19 @@ impl Shim {
 
     pub fn pids(&self, request: &task::PidsRequest) -> Result<task::PidsResponse, Status> {
         let container = self.container(&request.id)?;
-        let (cgroups, execs) = {
+        let (cgroups, execs, init) = {
             let state = container.state();
             let execs = state.execs.iter().map(|(id, process)| (process.pid, id.clone()));
-            (state.record.cgroups.clone(), execs.collect::<Vec<_>>())
+            let init = state.init.pid;
+            (state.record.cgroups.clone(), execs.collect::<Vec<_>>(), init)
         };
         let pids = cgroups.map_or(Ok(Vec::new()), |cgroups| cgroups.pids());
-        let pids = pids.map_err(failed("list the container's processes"))?;
+        let mut pids = pids.map_err(failed("list the container's processes"))?;
+        // containerd 2 that starts again takes a task without processes for a shim's leftover, and cleans it away: one
+        // that has ended is not to be lost with its code (core/runtime/v2/shim_load.go).
+        if pids.is_empty() && init != 0 {
+            pids.push(init);
+        }
         let describe = |pid| {
             let exec = execs.iter().find(|(of, _)| *of == pid);
             let details = exec.map(|(_, id)| proto::pack(&runc::ProcessDetails { exec_id: id.clone() }));

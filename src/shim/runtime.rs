@@ -187,20 +187,20 @@ impl Runtime {
     }
 
     /// Removes a container that has ended: its state, its cgroup. With `force` also one that runs. One that does not
-    /// exist is fine. The bundle may be gone.
-    pub fn delete(&self, children: &Children, id: &str, bundle: &Path, force: bool) -> Result<(), Error> {
-        self.delete_within(children, id, bundle, force, self.patience)
+    /// exist is fine. It runs in `directory`, which must stay meanwhile; one that is not there is fine.
+    pub fn delete(&self, children: &Children, id: &str, directory: &Path, force: bool) -> Result<(), Error> {
+        self.delete_within(children, id, directory, force, self.patience)
     }
 
     fn delete_within(
         &self,
         children: &Children,
         id: &str,
-        bundle: &Path,
+        directory: &Path,
         force: bool,
         patience: Duration,
     ) -> Result<(), Error> {
-        let mut run = self.run("delete", bundle);
+        let mut run = self.run("delete", directory);
         if force {
             run.arg("--force");
         }
