@@ -115,7 +115,9 @@ impl Shim {
             self.kill_rest(Some(cgroups));
         }
         if record.runtime.knows(&record.id) {
-            let deleted = record.runtime.delete(&self.children, &record.id, &record.bundle, true);
+            // Not in its bundle, which containerd removes meanwhile.
+            let directory = self.place.container(&record.id);
+            let deleted = record.runtime.delete(&self.children, &record.id, &directory, true);
             if let Err(error) = deleted {
                 report(&format!("cannot tidy up after {}: {error}", record.id));
             }

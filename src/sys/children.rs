@@ -69,6 +69,20 @@ impl Children {
         Ok(Helper { pid, slot })
     }
 
+    /// A helper that the program before this one started in this process, and its exit code if it was reaped by then. To
+    /// be called before the first [`Children::next_dead`].
+    pub fn inherit(&self, pid: u32, code: Option<i32>) -> Helper {
+        let slot = Arc::new(Slot {
+            code: Mutex::new(code),
+            ended: Condvar::new(),
+        });
+        if code.is_none() {
+            let mut helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);
+            helpers.insert(pid, Arc::clone(&slot));
+        }
+        Helper { pid, slot }
+    }
+
     /// The next process that ended, other than helpers: those are reaped and their waiters told. It stays a zombie, and
     /// the next one to be found, until [`bury`]. To be called after each SIGCHLD until it answers `None`. Never waits
     /// for a child to end.
@@ -100,6 +114,11 @@ pub fn bury(pid: u32) -> io::Result<()> {
 impl Helper {
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What it exited with, if it was reaped.
+    pub fn code(&self) -> Option<i32> {
+        *self.slot.code.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the helper has ended and was reaped: what it exited with, 0 to 255, or 128 and a signal.
