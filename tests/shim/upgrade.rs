@@ -55,7 +55,7 @@ async fn what_runs_and_who_waits_is_kept_over_an_upgrade() {
     let node = Node::start().await;
     let events = Events::of(&node).await;
     let busy = node
-        .shell("i=0; until [ -e /tmp/end-busy ]; do echo line $i; i=$((i + 1)); done; exit 21")
+        .shell("i=0; until [ -e /tmp/end-busy ]; do echo line $i; i=$((i + 1)); [ $((i % 50)) != 0 ] || sleep 0.01; done; exit 21")
         .run()
         .await;
     let exec = busy.exec_run("cat", Exec::shell("cat; exit 22").with_stdin()).await;
