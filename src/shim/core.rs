@@ -75,12 +75,22 @@ struct Pids {
 pub struct Starting<'a>(&'a Shim);
 
 impl Shim {
-    pub fn new(place: Place, namespace: String, ttrpc: Option<PathBuf>) -> std::io::Result<Arc<Self>> {
+    /// `files` is the soft limit of open files that the programs get which it starts; None: its own.
+    pub fn new(
+        place: Place,
+        namespace: String,
+        ttrpc: Option<PathBuf>,
+        files: Option<u64>,
+    ) -> std::io::Result<Arc<Self>> {
+        let children = Children::default();
+        if let Some(files) = files {
+            children.limit_files(files);
+        }
         Ok(Arc::new(Self {
             place,
             events: Publisher::start(ttrpc)?,
             namespace,
-            children: Children::default(),
+            children,
             consoles: Consoles::new()?,
             outbox: Outbox::new()?,
             jobs: Jobs::new("verb", AT_ONCE),

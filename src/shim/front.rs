@@ -27,7 +27,7 @@ use super::record::{self, Record};
 use super::serve::{self, Orders};
 use crate::model::names::annotation::SHIM_PLACE;
 use crate::proto::shim::{task, types};
-use crate::sys;
+use crate::{logs, sys};
 
 /// How long it may take until a shim answers.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -233,7 +233,9 @@ fn serve_here(arguments: &Arguments) -> io::Result<()> {
     if let Some(number) = arguments.handover {
         return serve::go_on(place(arguments)?, Fd::new(number));
     }
+    let files = many_files();
     let orders = Orders {
+        files,
         place: place(arguments)?,
         namespace: arguments.namespace.clone(),
         ttrpc: arguments.ttrpc.clone(),
@@ -246,6 +248,18 @@ fn serve_here(arguments: &Arguments) -> io::Result<()> {
             nix::unistd::dup2_stdout(null).ok();
         }
     })
+}
+
+/// Raises our limit of open files. Gives the soft limit for the programs that we start, if it is another.
+fn many_files() -> Option<u64> {
+    match (logs::allow_many_descriptors(), logs::allow_many_descriptors()) {
+        (Ok(before), Ok(now)) if before != now => Some(before),
+        (Err(error), _) => {
+            super::report(&format!("cannot have more files open: {error}"));
+            None
+        }
+        _ => None,
+    }
 }
 
 // ---- delete

@@ -51,7 +51,7 @@ pub struct Handover {
     pub version: u32,
     pub namespace: String,
     /// The soft limit of open files for programs that the shim starts.
-    pub soft_limit: Option<u64>,
+    pub files: Option<u64>,
     pub leaving: bool,
     pub events: events::Pending,
     pub lock: Fd,

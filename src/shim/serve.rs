@@ -41,6 +41,8 @@ pub struct Orders {
     pub namespace: String,
     /// containerd's ttrpc socket, where events go.
     pub ttrpc: Option<PathBuf>,
+    /// The soft limit of open files for programs that the shim starts; None: its own.
+    pub files: Option<u64>,
 }
 
 struct Connection {
@@ -86,7 +88,7 @@ pub fn serve(orders: Orders, ready: impl FnOnce()) -> io::Result<()> {
     let lock = lock(&place)?;
     let signals = block_signals()?;
     sys::process::become_subreaper()?;
-    let shim = Shim::new(place.clone(), orders.namespace, orders.ttrpc)?;
+    let shim = Shim::new(place.clone(), orders.namespace, orders.ttrpc, orders.files)?;
     let logs = log_thread::LogThread::start(&place)?;
     shim.adopt();
     let sockets = (listen(&place.task_socket())?, listen(&place.control_socket())?);

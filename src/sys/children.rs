@@ -8,17 +8,19 @@
 use std::collections::HashMap;
 use std::io;
 use std::process::Command;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
-use super::process;
+use super::{process, spawn};
 
 /// The helpers of this process. One per process: it reaps all children.
 #[derive(Debug, Default)]
 pub struct Children {
     helpers: Mutex<HashMap<u32, Arc<Slot>>>,
+    /// The soft limit of open files of helpers, where it is another than ours.
+    files: OnceLock<u64>,
 }
 
 /// A process that ended, is no helper, and was not buried yet.
@@ -54,14 +56,38 @@ struct Slot {
 }
 
 impl Children {
-    /// Starts a helper. For the fast way (vfork) `command` must name its program by a path with a slash, and have no
-    /// `pre_exec`.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<Helper> {
-        self.start(|| Ok(command.spawn()?.id()))
+    /// Has helpers start with another soft limit of open files than this process has. Once.
+    pub fn limit_files(&self, soft: u64) {
+        let _ = self.files.set(soft);
     }
 
-    /// Starts a helper by another way; `start` answers the child's pid.
+    /// That limit, if there is one.
+    pub fn files_limit(&self) -> Option<u64> {
+        self.files.get().copied()
+    }
+
+    /// Starts a helper. For the fast way (vfork) `command` must name its program by a path with a slash, and have no
+    /// `pre_exec`, and there must be no limit for helpers.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<Helper> {
+        if let Some(soft) = self.files_limit() {
+            spawn::limit_files(command, soft)?;
+        }
+        self.register(|| Ok(command.spawn()?.id()))
+    }
+
+    /// Starts a helper by another way; `start` answers the child's pid. Its first few instructions have our limits.
     pub fn start(&self, start: impl FnOnce() -> io::Result<u32>) -> io::Result<Helper> {
+        self.register(|| {
+            let pid = start()?;
+            if let Some(soft) = self.files_limit() {
+                // Fails only if it could not be limited otherwise either.
+                spawn::limit_files_of(pid, soft).ok();
+            }
+            Ok(pid)
+        })
+    }
+
+    fn register(&self, start: impl FnOnce() -> io::Result<u32>) -> io::Result<Helper> {
         let mut helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = start()?;
         let slot = Arc::new(Slot::default());

@@ -5,9 +5,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use berth::logs;
+use berth::model::Id;
 use berth::shim::control::{Client, Hello};
 use berth::shim::place::Place;
 use containerd_client::types::v1::Status as Phase;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::events::Events;
 use crate::node::{NAMESPACE, Node, PATIENCE, is_stock, runtime};
@@ -21,9 +25,12 @@ fn skipped() -> bool {
     is_stock()
 }
 
+fn place(node: &Node) -> Place {
+    Place::common(&node.containerd.socket(), NAMESPACE)
+}
+
 fn client(node: &Node) -> Client {
-    let place = Place::common(&node.containerd.socket(), NAMESPACE);
-    Client::connect(&place.control_socket()).unwrap()
+    Client::connect(&place(node).control_socket()).unwrap()
 }
 
 fn hello(node: &Node) -> Hello {
@@ -43,8 +50,7 @@ fn upgrade(node: &Node, binary: &Path) {
 }
 
 fn messages(node: &Node) -> String {
-    let place = Place::common(&node.containerd.socket(), NAMESPACE);
-    fs::read_to_string(place.messages()).unwrap_or_default()
+    fs::read_to_string(place(node).messages()).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,6 +256,60 @@ async fn twenty_upgrades_in_a_row_under_load_lose_nothing() {
     assert_eq!(after.pid, before.pid);
     let open = fs::read_dir(format!("/proc/{}/fd", after.pid)).unwrap().count();
     assert!(open < 40, "{open} descriptors");
+    keeper.remove().await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_have_every_line_once_though_their_writer_is_upgraded() {
+    if skipped() {
+        return;
+    }
+    const LINES: usize = 20_000;
+    let node = Node::start().await;
+    let keeper = node.container(&["sleep", "1000"]).run().await;
+    let binaries = [copy(&node, "next"), runtime().into()];
+    let logs = logs::Client::new(&place(&node).log_socket());
+    let directory = node.containerd.scratch().to_owned();
+    let opens = ["steady", "ended"].map(|name| logs::protocol::Open {
+        id: Id::random(),
+        stdout: directory.join(name),
+        stderr: None,
+        log_path: Some(directory.join(format!("{name}.log"))),
+    });
+    for open in &opens {
+        mkfifo(&open.stdout, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        logs.open(open).unwrap();
+    }
+    let write = |path: &Path, lines: std::ops::Range<usize>, pause: Duration| {
+        let mut fifo = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        for number in lines {
+            writeln!(fifo, "line {number}").unwrap();
+            if number % 1000 == 0 {
+                std::thread::sleep(pause);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| write(&opens[0].stdout, 0..LINES, Duration::from_millis(100)));
+        for round in 0..5 {
+            // Nobody else has the pipe open when it ends.
+            write(&opens[1].stdout, round * 100..(round + 1) * 100, Duration::ZERO);
+            client(&node).upgrade(&binaries[round % 2]).unwrap();
+        }
+    });
+    for (open, lines) in opens.iter().zip([LINES, 500]) {
+        assert!(logs.drain(&open.id, PATIENCE).unwrap().complete);
+        let log = fs::read_to_string(open.log_path.as_ref().unwrap()).unwrap();
+        let words = log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap());
+        assert!(
+            words
+                .clone()
+                .enumerate()
+                .all(|(number, words)| words == format!("line {number}"))
+        );
+        assert_eq!(words.count(), lines);
+    }
     keeper.remove().await;
     node.end().await;
 }

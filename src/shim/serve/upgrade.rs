@@ -100,7 +100,7 @@ impl Loop {
         Ok(Handover {
             version: handover::VERSION,
             namespace: shim.namespace.clone(),
-            soft_limit: None,
+            files: shim.children.files_limit(),
             leaving: shim.leaving.load(Ordering::Relaxed),
             events: shim.events.pending(),
             lock: bag.put(&self.lock)?,
@@ -162,7 +162,8 @@ impl Connection {
 pub fn go_on(place: Place, file: Fd) -> io::Result<()> {
     let handed = Handover::read(file)?;
     let signals = block_signals()?;
-    let shim = Shim::new(place.clone(), handed.namespace, handed.events.address.clone())?;
+    let address = handed.events.address.clone();
+    let shim = Shim::new(place.clone(), handed.namespace, address, handed.files)?;
     shim.leaving.store(handed.leaving, Ordering::Relaxed);
     shim.events.resume(handed.events);
     handed.shim.unpack(&shim)?;
