@@ -215,3 +215,20 @@ async fn running_out_of_memory_is_an_event_and_the_end_by_sigkill() {
     process.remove().await;
     node.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_go_where_containerd_says_whoever_started_the_shim() {
+    if is_stock() {
+        eprintln!("SKIPPED: a stock shim cannot be started before its first task");
+        return;
+    }
+    let node = Node::start().await;
+    assert!(node.ensure().status().unwrap().success());
+    let events = Events::of(&node).await;
+    let process = node.shell("exit 3").run().await;
+    assert_eq!(process.ends().await, 3);
+    process.remove().await;
+    let seen = events.until_deleted(1).await;
+    assert_eq!(topics(&seen), ["create", "start", "exit", "delete"]);
+    node.end().await;
+}

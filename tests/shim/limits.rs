@@ -2,18 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::time::Duration;
 
 use berth::shim::control::Client;
-use berth::shim::place::Place;
 use berth::sys::spawn::limit_files;
 use containerd_client::types::v1::Status as Phase;
 use nix::sys::resource::{Resource, getrlimit};
 use prost::Message;
 use serde_json::json;
 
-use crate::node::{NAMESPACE, Node, PATIENCE, is_stock, runtime};
+use crate::node::{Node, PATIENCE, is_stock, runtime};
 use crate::process::{Exec, age};
 
 /// `io.containerd.cgroups.v1.Metrics`, as much as matters (containerd's cgroup1/stats/metrics.proto).
@@ -128,12 +126,7 @@ async fn the_shim_may_have_many_files_open_and_what_it_runs_as_many_as_the_shim_
     let node = Node::start().await;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let soft = 4321.min(hard / 2);
-    let place = Place::common(&node.containerd.socket(), NAMESPACE);
-    let mut ensure = Command::new(runtime());
-    ensure
-        .args(["-namespace", NAMESPACE, "-address"])
-        .arg(node.containerd.socket());
-    ensure.arg("-place").arg(place.directory()).arg("ensure");
+    let mut ensure = node.ensure();
     assert!(limit_files(&mut ensure, soft).unwrap().status().unwrap().success());
     let runc = node.containerd.scratch().join("runc-limited");
     let (told, script) = (
@@ -146,7 +139,7 @@ async fn the_shim_may_have_many_files_open_and_what_it_runs_as_many_as_the_shim_
     let mut container = node.container(&["sleep", "1000"]);
     container.options.binary_name = runc.display().to_string();
     let process = container.run().await;
-    let mut shim = Client::connect(&place.control_socket()).unwrap();
+    let mut shim = Client::connect(&node.place().control_socket()).unwrap();
     let pid = shim.hello().unwrap().pid;
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use berth::logs;
 use berth::model::Id;
 use berth::shim::control::{Client, Hello};
-use berth::shim::place::Place;
 use containerd_client::types::v1::Status as Phase;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::events::Events;
-use crate::node::{NAMESPACE, Node, PATIENCE, is_stock, runtime};
+use crate::node::{Node, PATIENCE, is_stock, runtime};
 use crate::process::Exec;
 
 /// Whether there is nothing to test. Says so.
@@ -25,12 +24,8 @@ fn skipped() -> bool {
     is_stock()
 }
 
-fn place(node: &Node) -> Place {
-    Place::common(&node.containerd.socket(), NAMESPACE)
-}
-
 fn client(node: &Node) -> Client {
-    Client::connect(&place(node).control_socket()).unwrap()
+    Client::connect(&node.place().control_socket()).unwrap()
 }
 
 fn hello(node: &Node) -> Hello {
@@ -50,7 +45,7 @@ fn upgrade(node: &Node, binary: &Path) {
 }
 
 fn messages(node: &Node) -> String {
-    fs::read_to_string(place(node).messages()).unwrap_or_default()
+    fs::read_to_string(node.place().messages()).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,7 +264,7 @@ async fn logs_have_every_line_once_though_their_writer_is_upgraded() {
     let node = Node::start().await;
     let keeper = node.container(&["sleep", "1000"]).run().await;
     let binaries = [copy(&node, "next"), runtime().into()];
-    let logs = logs::Client::new(&place(&node).log_socket());
+    let logs = logs::Client::new(&node.place().log_socket());
     let directory = node.containerd.scratch().to_owned();
     let opens = ["steady", "ended"].map(|name| logs::protocol::Open {
         id: Id::random(),
