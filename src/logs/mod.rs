@@ -41,13 +41,31 @@ pub mod stamp;
 mod stream;
 pub mod writer;
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::iter;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use client::{Client, Error};
 pub use pump::{Handle, KEPT, Pump};
 pub use stream::enlarge;
+
+/// The FIFOs that the pump whose state is in `state` has open, opened for reading once more: as long as somebody has them
+/// open, what is in them stays. Such as are gone are left out.
+pub fn open_fifos(state: &Path) -> io::Result<Vec<File>> {
+    let opens = opens::Opens::at(state)?.all()?;
+    let paths = opens
+        .into_iter()
+        .flat_map(|open| iter::once(open.stdout).chain(open.stderr));
+    let open = |path| {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NONBLOCK).open(path)
+    };
+    Ok(paths.filter_map(|path| open(path).ok()).collect())
+}
 
 /// Raises this process' limit of open files to what it may have, as every container takes three, and gives back the
 /// soft limit that there was: programs that the process starts should get that one again.

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ pub struct Pump {
     /// The turn that the pump before did not finish, until its container is open.
     unfinished: Option<Entry>,
     handle: Handle,
+    /// Held until the containers of the pump before are open.
+    held: Vec<OwnedFd>,
     /// Told to leave: until when it writes what is there.
     leaving: Option<Instant>,
     /// Held for as long as we live: whoever has it owns the socket.
@@ -145,6 +148,7 @@ impl Pump {
             inherited,
             unfinished,
             handle,
+            held: Vec::new(),
             leaving: None,
             _lock: lock,
         })
@@ -155,6 +159,12 @@ impl Pump {
         self.handle.clone()
     }
 
+    /// Holds descriptors of FIFOs until the pump has opened those that the pump before had open: nobody else may have
+    /// them open any more, and what is in them would be lost.
+    pub fn hold(&mut self, fifos: Vec<OwnedFd>) {
+        self.held = fifos;
+    }
+
     /// Pumps until told to leave. To be the whole of a thread: it gives up the thread's capabilities and signals.
     pub fn run(mut self) -> io::Result<()> {
         SigSet::all().thread_block()?;
@@ -162,6 +172,7 @@ impl Pump {
             report(&format!("cannot drop capabilities: {error}"));
         }
         self.inherit();
+        self.held = Vec::new();
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let count = match self.epoll.wait(&mut events, self.timeout()) {

@@ -223,7 +223,7 @@ impl Core {
                 let create = self.containerd.create_task(id, &[], Stdio::default(), options);
                 let pid = effect("sandbox.holder.task", create).await?;
                 effect("sandbox.holder.start", self.containerd.start_task(id)).await?;
-                Ok(pid)
+                Ok::<u32, containerd::Error>(pid)
             };
             match made.await {
                 Ok(pid) => {

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio as Standard;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -446,8 +446,10 @@ impl Core {
             });
             copied.collect()
         };
+        let binary = self.settings.shim.binary.clone();
         let handed = blocking(move || {
             let mut shim = Client::connect(&place.control_socket())?;
+            renew(&mut shim, &binary)?;
             for (id, process, terminal) in kept {
                 let fds: Vec<_> = std::iter::once(process.as_fd())
                     .chain(terminal.as_ref().map(AsFd::as_fd))
@@ -463,6 +465,22 @@ impl Core {
         });
         handed.await.map_err(Error::Shim)
     }
+}
+
+/// Has a shim that runs another file than `binary`, as after an installation, go on as that one. One that cannot goes on
+/// as it is.
+fn renew(shim: &mut Client, binary: &Path) -> Result<(), control::Error> {
+    let hello = shim.hello()?;
+    if std::fs::metadata(binary).is_ok_and(|file| (file.dev(), file.ino()) == hello.file) {
+        return Ok(());
+    }
+    let old = hello.binary.display();
+    match shim.upgrade(binary) {
+        Ok(()) => tracing::info!(pid = hello.pid, %old, new = %binary.display(), "upgraded a shim in place"),
+        Err(error) if error.is_unreachable() => return Err(error),
+        Err(error) => tracing::warn!(pid = hello.pid, %old, %error, "a shim goes on as the program that it was"),
+    }
+    Ok(())
 }
 
 /// Waits for the end of the shim at the other end, which says nothing unasked.

@@ -16,6 +16,7 @@
 //! then the output is closed and its readers see the end.
 
 mod copy;
+mod handed;
 mod socket;
 
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +29,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::copy::{Copier, Outcome};
+pub use self::handed::{Handed, Paused};
 pub use self::socket::ConsoleSocket;
 use super::stdio::Terminal;
 use crate::sys::terminal;
@@ -88,7 +90,10 @@ impl Consoles {
 
     /// Copies between a terminal's master and its far ends from now on. `key` names it; one of that name is replaced.
     pub fn attach(&self, key: &str, master: OwnedFd, ends: Terminal) -> io::Result<()> {
-        let copier = Copier::new(master, ends)?;
+        self.copy(key, Copier::new(master, ends)?)
+    }
+
+    fn copy(&self, key: &str, copier: Copier) -> io::Result<()> {
         let mut state = self.0.lock();
         if !state.running {
             let shared = Arc::clone(&self.0);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use serde::{Deserialize, Serialize};
+
 use super::record::{Io, Record};
 use super::stdio::Kept;
 use crate::sys::children::Dead;
@@ -12,7 +14,7 @@ use crate::sys::process::Handle;
 const UNKNOWN: i32 = 255;
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// As a shell has it: 128 and the signal's number for one that a signal ended.
     pub code: i32,
@@ -44,7 +46,7 @@ impl From<Dead> for Exit {
 }
 
 /// Where a process is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Asked for; it has no pid yet.
     New,
@@ -124,7 +126,7 @@ impl Phase {
 }
 
 /// Somebody who waits for the end of a process: a stream of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiter {
     pub connection: u64,
     pub stream: u32,

@@ -5,11 +5,13 @@
 //! and the shim that somebody has use for it.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::fds;
@@ -18,12 +20,18 @@ use crate::sys::fds;
 const MAX_LINE: usize = 4 << 20;
 /// How long a shim may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to become another program, or to find that it cannot.
+const UPGRADE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     /// Is anybody there? It also keeps a shim that is about to leave for want of work.
-    Hello,
+    /// Whoever knows where containerd takes events says so.
+    Hello {
+        #[serde(default)]
+        ttrpc: Option<PathBuf>,
+    },
     /// All containers.
     Tasks,
     /// Gives an adopted container descriptors that somebody kept: a pidfd and, if it has one, its terminal.
@@ -45,11 +53,7 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    Hello {
-        version: String,
-        pid: u32,
-        binary: PathBuf,
-    },
+    Hello(Hello),
     Tasks {
         tasks: Vec<Task>,
     },
@@ -60,6 +64,17 @@ pub enum Reply {
     Failed {
         message: String,
     },
+}
+
+/// Who the shim is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub version: String,
+    pub pid: u32,
+    /// Its program, and device and inode of that file, which stay the same when it is moved or removed.
+    pub binary: PathBuf,
+    #[serde(default)]
+    pub file: (u64, u64),
 }
 
 /// A container, as the shim has it.
@@ -124,6 +139,17 @@ impl Line {
         }
     }
 
+    /// Waits until there is something to receive, and takes nothing.
+    pub fn wait(&self) -> io::Result<()> {
+        let mut poll = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match nix::poll::poll(&mut poll, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                result => return Ok(result.map(drop)?),
+            }
+        }
+    }
+
     /// Sends one message with descriptors.
     pub fn send(&mut self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut line = serde_json::to_vec(message)?;
@@ -182,10 +208,15 @@ impl Client {
         })
     }
 
-    /// The shim's version, pid and program.
-    pub fn hello(&mut self) -> Result<(String, u32, PathBuf), Error> {
-        match self.ask(&Request::Hello, &[])? {
-            (Reply::Hello { version, pid, binary }, _) => Ok((version, pid, binary)),
+    /// Who the shim is.
+    pub fn hello(&mut self) -> Result<Hello, Error> {
+        self.greet(None)
+    }
+
+    /// The same, and says where containerd takes events.
+    pub fn greet(&mut self, ttrpc: Option<PathBuf>) -> Result<Hello, Error> {
+        match self.ask(&Request::Hello { ttrpc }, &[])? {
+            (Reply::Hello(hello), _) => Ok(hello),
             (other, _) => Err(surprise(&other)),
         }
     }
@@ -224,9 +255,14 @@ impl Client {
         self.done(&Request::Forget { id: id.to_owned() }, &[])
     }
 
+    /// Has the shim go on as the program `binary`, an absolute path; that one answers, over this connection. An error
+    /// that it tells means that it goes on as it was.
     pub fn upgrade(&mut self, binary: &Path) -> Result<(), Error> {
         let binary = binary.to_owned();
-        self.done(&Request::Upgrade { binary }, &[])
+        self.line.connection.set_read_timeout(Some(UPGRADE)).ok();
+        let upgraded = self.done(&Request::Upgrade { binary }, &[]);
+        self.line.connection.set_read_timeout(Some(PATIENCE)).ok();
+        upgraded
     }
 
     pub fn leave(&mut self) -> Result<(), Error> {

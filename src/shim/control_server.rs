@@ -2,46 +2,82 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 
 use super::container::Phase;
-use super::control::{Line, Reply, Request, Task, TaskState};
+use super::control::{Hello, Line, Reply, Request, Task, TaskState};
 use super::core::Shim;
 use super::ends::key;
-use super::{create, report};
+use super::handover::{Order, check};
+use super::{create, lock, report};
 use crate::proto::shim::task;
 
 /// Serves a connection on a thread of its own until it ends.
 pub fn converse(shim: &Arc<Shim>, socket: UnixStream) {
     let shim = Arc::clone(shim);
-    shim.conversations.fetch_add(1, Ordering::Relaxed);
+    let number = match shim.conversations.begin(&socket) {
+        Ok(number) => number,
+        Err(error) => return report(&format!("cannot serve a control connection: {error}")),
+    };
     let thread = std::thread::Builder::new()
         .name("control".to_owned())
         .stack_size(128 << 10);
     let counted = Arc::clone(&shim);
     let spawned = thread.spawn(move || {
-        if let Err(error) = answer_all(&shim, socket) {
+        if let Err(error) = answer_all(&shim, number, socket) {
             report(&format!("a control connection was cut off: {error}"));
         }
-        shim.conversations.fetch_sub(1, Ordering::Relaxed);
+        shim.conversations.end(number);
         shim.outbox.ring();
     });
     if spawned.is_err() {
-        counted.conversations.fetch_sub(1, Ordering::Relaxed);
+        counted.conversations.end(number);
     }
 }
 
-fn answer_all(shim: &Arc<Shim>, socket: UnixStream) -> io::Result<()> {
+fn answer_all(shim: &Arc<Shim>, number: u64, socket: UnixStream) -> io::Result<()> {
     socket.set_nonblocking(false)?;
     let mut line = Line::over(socket);
-    while let Some((request, fds)) = line.receive()? {
-        let (reply, fds) = answer(shim, request, fds);
+    loop {
+        // What is not read yet, another program can read.
+        line.wait()?;
+        let mut pass = shim.conversations.enter();
+        let Some((request, fds)) = line.receive()? else {
+            return Ok(());
+        };
+        let (reply, fds) = match request {
+            Request::Upgrade { binary } => match check(&shim.children, &binary) {
+                Ok(()) => {
+                    drop(pass);
+                    let message = upgrade(shim, binary, number);
+                    pass = shim.conversations.enter();
+                    (Reply::Failed { message }, Vec::new())
+                }
+                Err(message) => (Reply::Failed { message }, Vec::new()),
+            },
+            request => answer(shim, request, fds),
+        };
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         line.send(&reply, &fds)?;
+        drop(pass);
     }
-    Ok(())
+}
+
+/// Asks the main loop to become another program. Comes back only if nothing comes of it, with the reason.
+fn upgrade(shim: &Shim, binary: PathBuf, asker: u64) -> String {
+    let (refused, reason) = mpsc::sync_channel(1);
+    let order = Order { binary, asker, refused };
+    if lock(&shim.order).replace(order).is_some() {
+        report("an upgrade that was asked for is given up for another one");
+    }
+    shim.outbox.ring();
+    reason
+        .recv()
+        .unwrap_or_else(|_| "another upgrade was asked for".to_owned())
 }
 
 fn answer(shim: &Arc<Shim>, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<OwnedFd>) {
@@ -49,11 +85,14 @@ fn answer(shim: &Arc<Shim>, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<
         message: error.to_string(),
     };
     let reply = match request {
-        Request::Hello => Reply::Hello {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            binary: std::env::current_exe().unwrap_or_default(),
-        },
+        Request::Hello { ttrpc } => {
+            if let Some(ttrpc) = ttrpc
+                && shim.events.redirect(ttrpc.clone())
+            {
+                report(&format!("events go to {} from now on", ttrpc.display()));
+            }
+            Reply::Hello(hello())
+        }
         Request::Tasks => Reply::Tasks { tasks: tasks(shim) },
         Request::Hand { id } => {
             let mut fds = fds.into_iter();
@@ -81,7 +120,8 @@ fn answer(shim: &Arc<Shim>, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<
             Ok(false) => Reply::Unknown,
             Err(message) => failed(&message),
         },
-        Request::Upgrade { binary: _ } => failed(&"not yet"),
+        // Answered before.
+        Request::Upgrade { .. } => failed(&"not here"),
         Request::Leave if shim.has_containers() => failed(&"it holds containers"),
         Request::Leave => {
             shim.leaving.store(true, Ordering::Relaxed);
@@ -89,6 +129,16 @@ fn answer(shim: &Arc<Shim>, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<
         }
     };
     (reply, Vec::new())
+}
+
+fn hello() -> Hello {
+    let file = std::fs::metadata("/proc/self/exe").map(|file| (file.dev(), file.ino()));
+    Hello {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        binary: std::env::current_exe().unwrap_or_default(),
+        file: file.unwrap_or_default(),
+    }
 }
 
 fn tasks(shim: &Shim) -> Vec<Task> {

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::console::Consoles;
 use super::container::{Container, Exit, Waiter};
+use super::conversations::Conversations;
 use super::events::{Event, Publisher};
+use super::handover::Order;
 use super::jobs::Jobs;
 use super::outbox::Outbox;
 use super::place::Place;
@@ -46,7 +48,9 @@ pub struct Shim {
     /// What the main loop is to watch from now on.
     watches: Mutex<Vec<Watch>>,
     /// Connections to the private socket.
-    pub conversations: AtomicUsize,
+    pub conversations: Conversations,
+    /// What the main loop is to become.
+    pub order: Mutex<Option<Order>>,
     /// Told to leave as soon as nothing is held any more.
     pub leaving: AtomicBool,
 }
@@ -71,12 +75,22 @@ struct Pids {
 pub struct Starting<'a>(&'a Shim);
 
 impl Shim {
-    pub fn new(place: Place, namespace: String, ttrpc: Option<PathBuf>) -> std::io::Result<Arc<Self>> {
+    /// `files` is the soft limit of open files that the programs get which it starts; None: its own.
+    pub fn new(
+        place: Place,
+        namespace: String,
+        ttrpc: Option<PathBuf>,
+        files: Option<u64>,
+    ) -> std::io::Result<Arc<Self>> {
+        let children = Children::default();
+        if let Some(files) = files {
+            children.limit_files(files);
+        }
         Ok(Arc::new(Self {
             place,
             events: Publisher::start(ttrpc)?,
             namespace,
-            children: Children::default(),
+            children,
             consoles: Consoles::new()?,
             outbox: Outbox::new()?,
             jobs: Jobs::new("verb", AT_ONCE),
@@ -85,7 +99,8 @@ impl Shim {
             tidied: <(Mutex<BTreeSet<String>>, Condvar)>::default(),
             pids: Mutex::default(),
             watches: Mutex::default(),
-            conversations: AtomicUsize::new(0),
+            conversations: Conversations::default(),
+            order: Mutex::default(),
             leaving: AtomicBool::new(false),
         }))
     }
@@ -175,6 +190,15 @@ impl Shim {
         lock(&self.pids).known.remove(&pid);
     }
 
+    /// All children that are known, with their containers and exec ids.
+    pub fn known_pids(&self) -> Vec<(u32, String, String)> {
+        let pids = lock(&self.pids);
+        let known = pids.known.iter();
+        known
+            .map(|(pid, (id, exec_id))| (*pid, id.clone(), exec_id.clone()))
+            .collect()
+    }
+
     /// Whose process it was that ended. None: nobody's that we know, or not yet.
     pub(super) fn owner(&self, dead: &Dead) -> Option<(String, String)> {
         let mut pids = lock(&self.pids);
@@ -189,14 +213,27 @@ impl Shim {
 
     /// Has the main loop tell containerd when the kernel kills a process of the container for memory.
     pub(super) fn watch_oom(&self, container: &Container) {
-        let Some(cgroups) = container.state().record.cgroups.clone() else {
-            return;
-        };
-        match oom::Watch::start(&cgroups) {
-            Ok(None) => {}
-            Ok(Some(watch)) => self.watch(Watch::Oom(container.id.clone(), watch)),
-            Err(error) => report(&format!("cannot watch the memory of {}: {error}", container.id)),
+        if let Some(watch) = self.oom_watch(container) {
+            self.watch(Watch::Oom(container.id.clone(), watch));
         }
+    }
+
+    /// The same, and tells at once of kills that came after the first `told`.
+    pub(super) fn watch_oom_after(self: &Arc<Self>, container: &Container, told: u64) {
+        if let Some(watch) = self.oom_watch(container) {
+            let mut watch = Watch::Oom(container.id.clone(), watch.after(told));
+            if self.on_watch(&mut watch) {
+                self.watch(watch);
+            }
+        }
+    }
+
+    fn oom_watch(&self, container: &Container) -> Option<oom::Watch> {
+        let cgroups = container.state().record.cgroups.clone()?;
+        oom::Watch::start(&cgroups).unwrap_or_else(|error| {
+            report(&format!("cannot watch the memory of {}: {error}", container.id));
+            None
+        })
     }
 
     pub(super) fn watch_end(&self, container: &Arc<Container>, handle: Arc<Handle>) {

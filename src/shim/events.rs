@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use prost::{Message, Name};
+use serde::{Deserialize, Serialize};
 
 use crate::proto::shim::events::{
     TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused,
@@ -63,78 +64,110 @@ topics! {
 
 /// Where events are given up. Dropping it ends its thread; what was not sent by then is lost.
 #[derive(Debug)]
-pub struct Publisher {
-    /// None: there is nobody to tell.
-    shared: Option<Arc<Shared>>,
+pub struct Publisher(Arc<Shared>);
+
+/// What a publisher has not sent, for the next program ([`super::handover`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    pub address: Option<PathBuf>,
+    /// Envelopes, encoded, and their ages.
+    waiting: Vec<(Vec<u8>, Duration)>,
 }
 
 impl Publisher {
     /// One for the containerd whose ttrpc socket is `address` (containerd says it in TTRPC_ADDRESS), or, without one,
     /// for nobody. The error is that of starting a thread.
     pub fn start(address: Option<PathBuf>) -> io::Result<Self> {
-        let Some(address) = address else {
-            return Ok(Self { shared: None });
-        };
         let shared = Arc::new(Shared::default());
+        shared.lock().address = address;
         let theirs = shared.clone();
         thread::Builder::new()
             .name("events".to_owned())
             .stack_size(STACK)
-            .spawn(move || Sender::new(address).run(&theirs))?;
-        Ok(Self { shared: Some(shared) })
+            .spawn(move || Sender::default().run(&theirs))?;
+        Ok(Self(shared))
+    }
+
+    /// Sends all that is not sent yet, and what comes, to another address of containerd's. Whether it is another.
+    pub fn redirect(&self, address: PathBuf) -> bool {
+        let mut queue = self.0.lock();
+        let other = queue.address.as_ref() != Some(&address);
+        queue.address = Some(address);
+        other
     }
 
     /// Tells of `event`, which happened now in containerd's namespace `namespace`. Never waits.
     pub fn publish<E: Event>(&self, namespace: &str, event: &E) {
-        let Some(shared) = &self.shared else { return };
         let envelope = Envelope {
             timestamp: Some(SystemTime::now().into()),
             namespace: namespace.to_owned(),
             topic: E::TOPIC.to_owned(),
             event: Some(pack(event)),
         };
-        let mut queue = shared.lock();
+        self.queue(envelope, Instant::now());
+    }
+
+    fn queue(&self, envelope: Envelope, since: Instant) {
+        let mut queue = self.0.lock();
+        if queue.address.is_none() {
+            return;
+        }
         if queue.waiting.len() >= QUEUE {
-            queue.waiting.pop_front();
+            // The first one is perhaps being sent.
+            queue.waiting.remove(1);
             queue.lost += 1;
         }
-        queue.waiting.push_back(Waiting {
-            envelope,
-            since: Instant::now(),
-        });
-        shared.changed.notify_all();
+        queue.waiting.push_back(Waiting { envelope, since });
+        self.0.changed.notify_all();
+    }
+
+    /// What is not sent. One that is being sent is among it, and so may arrive twice.
+    pub fn pending(&self) -> Pending {
+        let queue = self.0.lock();
+        let encoded = |waiting: &Waiting| (waiting.envelope.encode_to_vec(), waiting.since.elapsed());
+        Pending {
+            address: queue.address.clone(),
+            waiting: queue.waiting.iter().map(encoded).collect(),
+        }
+    }
+
+    /// Sends what another program did not. What cannot be read is left out.
+    pub fn resume(&self, pending: Pending) {
+        for (envelope, age) in pending.waiting {
+            let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+            if let Ok(envelope) = Envelope::decode(&*envelope) {
+                self.queue(envelope, since);
+            }
+        }
     }
 
     /// Waits until everything is sent or given up, up to `deadline`. Whether it is.
     pub fn flush(&self, deadline: Instant) -> bool {
-        let Some(shared) = &self.shared else { return true };
-        let mut queue = shared.lock();
-        while queue.sending || !queue.waiting.is_empty() {
+        let mut queue = self.0.lock();
+        while !queue.waiting.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            queue = shared.wait(queue, left);
+            queue = self.0.wait(queue, left);
         }
         true
     }
 
     /// How many events were dropped or given up.
     pub fn lost(&self) -> u64 {
-        self.shared.as_ref().map_or(0, |shared| shared.lock().lost)
+        self.0.lock().lost
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.lock().closed = true;
-            shared.changed.notify_all();
-        }
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Waiting {
     envelope: Envelope,
     since: Instant,
@@ -142,9 +175,10 @@ struct Waiting {
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// None: there is nobody to tell.
+    address: Option<PathBuf>,
+    /// The first one stays until it is sent.
     waiting: VecDeque<Waiting>,
-    /// The thread has taken one that is not sent yet.
-    sending: bool,
     lost: u64,
     closed: bool,
 }
@@ -173,9 +207,8 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            if let Some(next) = queue.waiting.pop_front() {
-                queue.sending = true;
-                return Some(next);
+            if let Some(next) = queue.waiting.front() {
+                return Some(next.clone());
             }
             if queue.waiting.capacity() > 64 {
                 queue.waiting.shrink_to_fit();
@@ -186,7 +219,7 @@ impl Shared {
 
     fn done(&self, sent: bool) {
         let mut queue = self.lock();
-        queue.sending = false;
+        queue.waiting.pop_front();
         queue.lost += u64::from(!sent);
         self.changed.notify_all();
     }
@@ -205,17 +238,14 @@ impl Shared {
     }
 }
 
-/// The thread's side: the connection, which stays open between events.
+/// The thread's side: the connection, which stays open between events, and to where.
+#[derive(Default)]
 struct Sender {
-    address: PathBuf,
     client: Option<Client>,
+    address: PathBuf,
 }
 
 impl Sender {
-    fn new(address: PathBuf) -> Self {
-        Self { address, client: None }
-    }
-
     fn run(&mut self, shared: &Shared) {
         while let Some(Waiting { envelope, since }) = shared.next() {
             let request = ForwardRequest {
@@ -230,6 +260,10 @@ impl Sender {
     fn deliver(&mut self, request: &ForwardRequest, since: Instant, shared: &Shared) -> bool {
         let mut pause = PAUSES.0;
         loop {
+            let address = shared.lock().address.clone().unwrap_or_default();
+            if address != self.address {
+                (self.client, self.address) = (None, address);
+            }
             match self.forward(request) {
                 Ok(()) => return true,
                 Err(Error::Refused(status)) if status.code != Code::Unavailable => return false,

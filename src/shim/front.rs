@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::RawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,13 +19,14 @@ use serde::Deserialize;
 
 use super::container::Exit;
 use super::control::{Client, TaskState};
+use super::handover::{self, Fd};
 use super::place::Place;
 use super::query::timestamp;
 use super::record::{self, Record};
-use super::serve::{Orders, serve};
+use super::serve::{self, Orders};
 use crate::model::names::annotation::SHIM_PLACE;
 use crate::proto::shim::{task, types};
-use crate::sys;
+use crate::{logs, sys};
 
 /// How long it may take until a shim answers.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -44,6 +46,8 @@ pub struct Arguments {
     pub ttrpc: Option<PathBuf>,
     pub version: bool,
     pub info: bool,
+    /// The descriptor of what the program before handed over; only such a program says it.
+    pub handover: Option<RawFd>,
     pub command: String,
 }
 
@@ -77,6 +81,10 @@ impl Arguments {
                 "id" => parsed.id = value()?,
                 "bundle" => parsed.bundle = value()?.into(),
                 "place" => parsed.place = Some(value()?.into()),
+                "handover" => {
+                    let number = value()?.parse();
+                    parsed.handover = Some(number.map_err(|_| "-handover is no number".to_owned())?);
+                }
                 "ttrpc" => parsed.ttrpc = Some(value()?.into()),
                 // Of no use here.
                 "publish-binary" | "socket" => drop(value()?),
@@ -90,7 +98,11 @@ impl Arguments {
 /// Does what the arguments say.
 pub fn run(arguments: &Arguments) -> io::Result<()> {
     if arguments.version {
-        println!("containerd-shim-berth-v1:\n  Version: {}", env!("CARGO_PKG_VERSION"));
+        println!(
+            "containerd-shim-berth-v1:\n  Version: {}\n  Handover: {}",
+            env!("CARGO_PKG_VERSION"),
+            handover::VERSION
+        );
         return Ok(());
     }
     if arguments.info {
@@ -99,7 +111,7 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
     match arguments.command.as_str() {
         "start" => start(arguments),
         "delete" => delete(arguments),
-        "ensure" => ensure(&place(arguments)?, arguments),
+        "ensure" => ensure(&place(arguments)?, arguments, None),
         "serve" => serve_here(arguments),
         other => Err(usage(&format!(
             "{other:?} is no command; containerd runs this program (start, delete)"
@@ -129,7 +141,8 @@ fn start(arguments: &Arguments) -> io::Result<()> {
         Some(directory) => Place::new(directory)?,
         None => place(arguments)?,
     };
-    ensure(&place, arguments)?;
+    // What containerd says itself is true, whatever the shim was told when it was started.
+    ensure(&place, arguments, std::env::var_os("TTRPC_ADDRESS").map(PathBuf::from))?;
     // containerd 1.x looks here after its own restart, and our `delete` for its shim's place.
     fs::write("address", place.address())?;
     print!(
@@ -161,11 +174,11 @@ fn annotation(spec: &Path) -> io::Result<Option<String>> {
     Ok(spec.annotations.get(SHIM_PLACE).cloned())
 }
 
-/// Makes sure that a shim answers at the place.
-fn ensure(place: &Place, arguments: &Arguments) -> io::Result<()> {
+/// Makes sure that a shim answers at the place, and tells it where events go if that is known for certain.
+fn ensure(place: &Place, arguments: &Arguments, ttrpc: Option<PathBuf>) -> io::Result<()> {
     let deadline = Instant::now() + ANSWER;
     loop {
-        let hello = Client::connect(&place.control_socket()).and_then(|mut client| client.hello());
+        let hello = Client::connect(&place.control_socket()).and_then(|mut client| client.greet(ttrpc.clone()));
         let Err(error) = hello else { return Ok(()) };
         if Instant::now() > deadline {
             let message = format!("no shim answers at {}: {error}", place.directory().display());
@@ -216,12 +229,17 @@ fn launch(place: &Place, arguments: &Arguments) -> io::Result<()> {
 /// The shim itself.
 fn serve_here(arguments: &Arguments) -> io::Result<()> {
     sys::memory::be_frugal(1);
+    if let Some(number) = arguments.handover {
+        return serve::go_on(place(arguments)?, Fd::new(number));
+    }
+    let files = many_files();
     let orders = Orders {
+        files,
         place: place(arguments)?,
         namespace: arguments.namespace.clone(),
         ttrpc: arguments.ttrpc.clone(),
     };
-    serve(orders, || {
+    serve::serve(orders, || {
         let mut stdout = io::stdout();
         stdout.write_all(b"!").and_then(|()| stdout.flush()).ok();
         // Whoever started us waits for its end.
@@ -229,6 +247,18 @@ fn serve_here(arguments: &Arguments) -> io::Result<()> {
             nix::unistd::dup2_stdout(null).ok();
         }
     })
+}
+
+/// Raises our limit of open files. Gives the soft limit for the programs that we start, if it is another.
+fn many_files() -> Option<u64> {
+    match (logs::allow_many_descriptors(), logs::allow_many_descriptors()) {
+        (Ok(before), Ok(now)) if before != now => Some(before),
+        (Err(error), _) => {
+            super::report(&format!("cannot have more files open: {error}"));
+            None
+        }
+        _ => None,
+    }
 }
 
 // ---- delete
@@ -258,7 +288,7 @@ fn delete_at(place: &Place, arguments: &Arguments) -> io::Result<(u32, Exit)> {
         return Ok((0, Exit::unknown()));
     }
     // There is something: a shim has to see to it, and if the one that did was killed, this is how the next one starts.
-    ensure(place, arguments)?;
+    ensure(place, arguments, None)?;
     let failed = |error| io::Error::other(format!("{}: {error}", arguments.id));
     let mut shim = Client::connect(&place.control_socket()).map_err(failed)?;
     let tasks = shim.tasks().map_err(failed)?;

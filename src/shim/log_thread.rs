@@ -1,6 +1,7 @@
 //! The log writer's thread ([`crate::logs`]).
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::thread::JoinHandle;
 
 use super::place::Place;
@@ -19,7 +20,13 @@ pub struct LogThread {
 impl LogThread {
     /// Starts it. It goes on with the logs that an earlier shim's had open.
     pub fn start(place: &Place) -> io::Result<Self> {
-        let pump = Pump::bind(&place.log_socket(), &place.logs())?;
+        Self::start_holding(place, Vec::new())
+    }
+
+    /// The same, with descriptors of the FIFOs of those logs, which are closed when it has them open.
+    pub fn start_holding(place: &Place, fifos: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut pump = Pump::bind(&place.log_socket(), &place.logs())?;
+        pump.hold(fifos);
         let handle = pump.handle();
         let thread = std::thread::Builder::new().name("logs".to_owned()).stack_size(STACK);
         let thread = thread.spawn(move || {

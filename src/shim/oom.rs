@@ -93,6 +93,16 @@ impl Watch {
         Ok(Some(watch))
     }
 
+    /// How many kills were told so far.
+    pub fn told(&self) -> u64 {
+        self.kills
+    }
+
+    /// The next [`Watch::fired`] also tells kills of before the watch started, but for the first `told`.
+    pub fn after(self, told: u64) -> Self {
+        Self { kills: told, ..self }
+    }
+
     /// What happened. Does not block.
     pub fn fired(&mut self) -> io::Result<Fired> {
         let noticed = self.source.drain()?;

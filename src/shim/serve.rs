@@ -1,5 +1,7 @@
 //! The main loop: one thread that owns the connections, reaps the children, and waits for nobody.
 
+mod upgrade;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,6 +17,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+pub use self::upgrade::go_on;
 use super::core::{Shim, Watch};
 use super::place::Place;
 use super::{control, control_server, log_thread, report, task};
@@ -38,6 +41,8 @@ pub struct Orders {
     pub namespace: String,
     /// containerd's ttrpc socket, where events go.
     pub ttrpc: Option<PathBuf>,
+    /// The soft limit of open files for programs that the shim starts; None: its own.
+    pub files: Option<u64>,
 }
 
 struct Connection {
@@ -52,13 +57,14 @@ struct Loop {
     tasks: UnixListener,
     control: UnixListener,
     signals: SignalFd,
-    logs: log_thread::LogThread,
+    /// None only while another program takes over.
+    logs: Option<log_thread::LogThread>,
     connections: BTreeMap<u64, Connection>,
     watches: BTreeMap<u64, Watch>,
     next: u64,
     idle_since: Option<Instant>,
     /// Held for as long as we live: whoever has it owns the place.
-    _lock: File,
+    lock: File,
 }
 
 /// What an event is about, packed into epoll's 64 bits.
@@ -80,39 +86,28 @@ pub fn serve(orders: Orders, ready: impl FnOnce()) -> io::Result<()> {
     let place = orders.place;
     place.make()?;
     let lock = lock(&place)?;
-    let signals = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    signals.thread_block()?;
-    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let signals = block_signals()?;
     sys::process::become_subreaper()?;
-    let shim = Shim::new(place.clone(), orders.namespace, orders.ttrpc)?;
+    let shim = Shim::new(place.clone(), orders.namespace, orders.ttrpc, orders.files)?;
     let logs = log_thread::LogThread::start(&place)?;
     shim.adopt();
-    let (tasks, control) = (listen(&place.task_socket())?, listen(&place.control_socket())?);
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    epoll.add(&tasks, Source::Tasks.event())?;
-    epoll.add(&control, Source::Control.event())?;
-    epoll.add(&signals, Source::Signals.event())?;
-    epoll.add(&shim.outbox, Source::Outbox.event())?;
+    let sockets = (listen(&place.task_socket())?, listen(&place.control_socket())?);
+    let served = Loop::new(shim, sockets, signals, logs, lock)?;
     report(&format!(
         "berth {} serves {}",
         env!("CARGO_PKG_VERSION"),
         place.directory().display()
     ));
-    let served = Loop {
-        shim,
-        epoll,
-        tasks,
-        control,
-        signals,
-        logs,
-        connections: BTreeMap::new(),
-        watches: BTreeMap::new(),
-        next: 0,
-        idle_since: None,
-        _lock: lock,
-    };
     ready();
     served.run()
+}
+
+/// Has the signals that matter told by a descriptor.
+fn block_signals() -> io::Result<SignalFd> {
+    let signals = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    signals.thread_block()?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    Ok(signals)
 }
 
 /// Takes the place's lock. A shim that leaves removes the file, so the one that we have must still be there.
@@ -155,6 +150,34 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 impl Loop {
+    /// Nobody is served yet.
+    fn new(
+        shim: Arc<Shim>,
+        (tasks, control): (UnixListener, UnixListener),
+        signals: SignalFd,
+        logs: log_thread::LogThread,
+        lock: File,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&tasks, Source::Tasks.event())?;
+        epoll.add(&control, Source::Control.event())?;
+        epoll.add(&signals, Source::Signals.event())?;
+        epoll.add(&shim.outbox, Source::Outbox.event())?;
+        Ok(Self {
+            shim,
+            epoll,
+            tasks,
+            control,
+            signals,
+            logs: Some(logs),
+            connections: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            next: 0,
+            idle_since: None,
+            lock,
+        })
+    }
+
     fn run(mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         // What ended before we listened for it.
@@ -172,6 +195,7 @@ impl Loop {
             self.deliver();
             self.shim.jobs.nudge();
             self.shim.tidying.nudge();
+            self.upgrade()?;
             if self.may_leave() {
                 return self.leave();
             }
@@ -266,13 +290,9 @@ impl Loop {
             };
             connection.unsent.extend(answer.frame);
             let sent = connection.flush();
-            let (unsent, socket) = (connection.unsent.len(), connection.socket.as_fd());
-            let mut wanted = Source::Connection(answer.connection).event();
-            if unsent > 0 {
-                wanted = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT, wanted.data());
-            }
-            let watched = self.epoll.modify(socket, &mut wanted);
-            if sent.is_err() || watched.is_err() || unsent > MAX_UNREAD {
+            let mut wanted = connection.wanted(answer.connection);
+            let watched = self.epoll.modify(connection.socket.as_fd(), &mut wanted);
+            if sent.is_err() || watched.is_err() || connection.unsent.len() > MAX_UNREAD {
                 self.hang_up(answer.connection);
             }
         }
@@ -331,8 +351,8 @@ impl Loop {
         let busy = shim.has_containers()
             || !shim.jobs.is_idle()
             || !shim.tidying.is_idle()
-            || !self.logs.is_idle()
-            || (!told && shim.conversations.load(Ordering::Relaxed) > 0);
+            || self.logs.as_ref().is_some_and(|logs| !logs.is_idle())
+            || (!told && !shim.conversations.is_empty());
         if busy {
             self.idle_since = None;
             return false;
@@ -342,7 +362,9 @@ impl Loop {
     }
 
     fn leave(self) -> io::Result<()> {
-        self.logs.leave();
+        if let Some(logs) = self.logs {
+            logs.leave();
+        }
         self.shim.events.flush(Instant::now() + FLUSH);
         self.shim.place.clear();
         report("nothing left to hold; leaving");
@@ -367,6 +389,15 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// What epoll is to tell of it.
+    fn wanted(&self, number: u64) -> EpollEvent {
+        let plain = Source::Connection(number).event();
+        match self.unsent.is_empty() {
+            true => plain,
+            false => EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT, plain.data()),
         }
     }
 

@@ -24,9 +24,11 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use serde::{Deserialize, Serialize};
 
 pub use self::logger::Logger;
 use self::uri::Uri;
+use super::handover::{Bag, Fd};
 use crate::sys::children::Children;
 
 /// What a request says of a process's streams.
@@ -56,6 +58,24 @@ pub struct Opened {
 pub struct Kept {
     stdin: Option<OwnedFd>,
     logger: Option<Logger>,
+}
+
+/// What was kept by the program before this one.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Handed {
+    stdin: Option<Fd>,
+    logger: Option<(u32, Option<i32>)>,
+}
+
+impl Handed {
+    /// To be called before the first child is reaped.
+    pub fn unpack(self, children: &Children) -> io::Result<Kept> {
+        let logger = self.logger.map(|(pid, code)| Logger::inherit(children, pid, code));
+        Ok(Kept {
+            stdin: self.stdin.map(Fd::take).transpose()?,
+            logger,
+        })
+    }
 }
 
 /// The far ends of a terminal, for [`super::console`]. None of them ever waits.
@@ -146,6 +166,14 @@ impl Kept {
             stdin: writer,
             logger: None,
         }
+    }
+
+    /// For another program that goes on with the process.
+    pub fn pack(&self, bag: &mut Bag) -> io::Result<Handed> {
+        Ok(Handed {
+            stdin: bag.put_some(self.stdin.as_ref())?,
+            logger: self.logger.as_ref().map(Logger::pack),
+        })
     }
 
     /// CloseIO. Done already is fine.

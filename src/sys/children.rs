@@ -8,17 +8,19 @@
 use std::collections::HashMap;
 use std::io;
 use std::process::Command;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
-use super::process;
+use super::{process, spawn};
 
 /// The helpers of this process. One per process: it reaps all children.
 #[derive(Debug, Default)]
 pub struct Children {
     helpers: Mutex<HashMap<u32, Arc<Slot>>>,
+    /// The soft limit of open files of helpers, where it is another than ours.
+    files: OnceLock<u64>,
 }
 
 /// A process that ended, is no helper, and was not buried yet.
@@ -54,19 +56,57 @@ struct Slot {
 }
 
 impl Children {
-    /// Starts a helper. For the fast way (vfork) `command` must name its program by a path with a slash, and have no
-    /// `pre_exec`.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<Helper> {
-        self.start(|| Ok(command.spawn()?.id()))
+    /// Has helpers start with another soft limit of open files than this process has. Once.
+    pub fn limit_files(&self, soft: u64) {
+        let _ = self.files.set(soft);
     }
 
-    /// Starts a helper by another way; `start` answers the child's pid.
+    /// That limit, if there is one.
+    pub fn files_limit(&self) -> Option<u64> {
+        self.files.get().copied()
+    }
+
+    /// Starts a helper. For the fast way (vfork) `command` must name its program by a path with a slash, and have no
+    /// `pre_exec`, and there must be no limit for helpers.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<Helper> {
+        if let Some(soft) = self.files_limit() {
+            spawn::limit_files(command, soft)?;
+        }
+        self.register(|| Ok(command.spawn()?.id()))
+    }
+
+    /// Starts a helper by another way; `start` answers the child's pid. Its first few instructions have our limits.
     pub fn start(&self, start: impl FnOnce() -> io::Result<u32>) -> io::Result<Helper> {
+        self.register(|| {
+            let pid = start()?;
+            if let Some(soft) = self.files_limit() {
+                // Fails only if it could not be limited otherwise either.
+                spawn::limit_files_of(pid, soft).ok();
+            }
+            Ok(pid)
+        })
+    }
+
+    fn register(&self, start: impl FnOnce() -> io::Result<u32>) -> io::Result<Helper> {
         let mut helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = start()?;
         let slot = Arc::new(Slot::default());
         helpers.insert(pid, Arc::clone(&slot));
         Ok(Helper { pid, slot })
+    }
+
+    /// A helper that the program before this one started in this process, and its exit code if it was reaped by then. To
+    /// be called before the first [`Children::next_dead`].
+    pub fn inherit(&self, pid: u32, code: Option<i32>) -> Helper {
+        let slot = Arc::new(Slot {
+            code: Mutex::new(code),
+            ended: Condvar::new(),
+        });
+        if code.is_none() {
+            let mut helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);
+            helpers.insert(pid, Arc::clone(&slot));
+        }
+        Helper { pid, slot }
     }
 
     /// The next process that ended, other than helpers: those are reaped and their waiters told. It stays a zombie, and
@@ -100,6 +140,11 @@ pub fn bury(pid: u32) -> io::Result<()> {
 impl Helper {
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What it exited with, if it was reaped.
+    pub fn code(&self) -> Option<i32> {
+        *self.slot.code.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the helper has ended and was reaped: what it exited with, 0 to 255, or 128 and a signal.

@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Makes the process that `command` starts independent of this one: in a session of its own, at `/`, and with no
@@ -32,6 +34,37 @@ pub fn detach(command: &mut Command) -> &mut Command {
             Ok(())
         })
     }
+}
+
+/// Gives the process that `command` starts another soft limit of open files (RLIMIT_NOFILE, setrlimit(2)) than ours, for
+/// programs that would not know what to do with thousands.
+pub fn limit_files(command: &mut Command, soft: u64) -> io::Result<&mut Command> {
+    let (_, rlim_max) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let limit = libc::rlimit {
+        rlim_cur: soft.min(rlim_max),
+        rlim_max,
+    };
+    // SAFETY: between fork and exec only setrlimit(2) is called, which is async-signal-safe and reads the closure's copy.
+    let command = unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        })
+    };
+    Ok(command)
+}
+
+/// The same for a process that runs already (prlimit(2)).
+pub fn limit_files_of(pid: u32, soft: u64) -> io::Result<()> {
+    let (_, rlim_max) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let limit = libc::rlimit {
+        rlim_cur: soft.min(rlim_max),
+        rlim_max,
+    };
+    let none = std::ptr::null_mut();
+    // SAFETY: the call reads one rlimit, ours, and writes none.
+    let answer = unsafe { libc::prlimit(pid.cast_signed(), libc::RLIMIT_NOFILE, &raw const limit, none) };
+    Ok(Errno::result(answer).map(drop)?)
 }
 
 /// A program to be given descriptors beyond the standard three, which are `/dev/null`.
@@ -206,6 +239,25 @@ mod tests {
         assert_eq!(lines[0], lines[1], "the session is its own");
         assert_eq!(lines[2], "/");
         assert!(!lines[3..].contains(&leaked.as_raw_fd().to_string().as_str()), "{text}");
+    }
+
+    #[test]
+    fn a_program_gets_the_soft_limit_that_it_is_given() {
+        let (own, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "ulimit -Sn"]);
+        let output = limit_files(&mut command, 77).unwrap().output().unwrap();
+        assert_eq!(output.stdout, b"77\n");
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "read line; ulimit -Sn"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        limit_files_of(child.id(), 78).unwrap();
+        drop(child.stdin.take());
+        assert_eq!(child.wait_with_output().unwrap().stdout, b"78\n");
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0, own);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The frames of ttrpc: a header of ten bytes (length and stream, both 32 bits big-endian, type, flags), then as many
 //! bytes as the length says (PROTOCOL.md of containerd/ttrpc). Pure: bytes in, frames out.
 
+use serde::{Deserialize, Serialize};
+
 /// The longest body (`messageLengthMax` in ttrpc's channel.go).
 pub const MAX_BODY: usize = 4 << 20;
 const HEADER: usize = 10;
@@ -83,7 +85,7 @@ impl Received {
 ///
 /// It holds one frame and what was pushed since [`Decoder::take`] last said None, so its memory is bounded when every
 /// push is of bounded length and followed by takes until there is nothing.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Decoder {
     buffer: Vec<u8>,
     /// Bytes at the head of the buffer that have been taken.

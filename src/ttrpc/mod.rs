@@ -11,6 +11,7 @@ mod status;
 use std::time::Duration;
 
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 use crate::proto::shim::{rpc, ttrpc as wire};
 use frame::{Decoder, Frame, Kind, Received};
@@ -50,8 +51,9 @@ pub struct Refused {
     pub status: Status,
 }
 
-/// The calls of one connection, refused by the rules of containerd's own server (ttrpc's server.go).
-#[derive(Debug, Default)]
+/// The calls of one connection, refused by the rules of containerd's own server (ttrpc's server.go). It can be written
+/// down, so that another program goes on with the connection.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Requests {
     decoder: Decoder,
     /// The highest stream so far: one is not used twice.

@@ -17,10 +17,10 @@ use crate::node::{NAMESPACE, Node, PATIENCE, is_stock};
 use crate::process::{Exec, age};
 
 /// Everything that was published since the subscription.
-struct Events(Arc<Mutex<Vec<Envelope>>>);
+pub struct Events(Arc<Mutex<Vec<Envelope>>>);
 
 impl Events {
-    async fn of(node: &Node) -> Self {
+    pub async fn of(node: &Node) -> Self {
         let this = Self(Arc::default());
         let (seen, channel) = (this.0.clone(), node.channel());
         // containerd answers with the first event only.
@@ -55,7 +55,7 @@ impl Events {
     }
 
     /// The topics of tasks so far, without `/tasks/`, and the events.
-    fn so_far(&self) -> Vec<(String, Vec<u8>)> {
+    pub fn so_far(&self) -> Vec<(String, Vec<u8>)> {
         let seen = self.0.lock().unwrap();
         let tasks = seen
             .iter()
@@ -81,7 +81,7 @@ impl Events {
     }
 
     /// Waits for the deletions of `count` tasks. The stock shim of containerd 2 may leave before the last word is out.
-    async fn until_deleted(&self, count: usize) -> Vec<(String, Vec<u8>)> {
+    pub async fn until_deleted(&self, count: usize) -> Vec<(String, Vec<u8>)> {
         let topic = if is_stock() { "exit" } else { "delete" };
         let begin = Instant::now();
         while topics(&self.so_far()).iter().filter(|it| **it == topic).count() < count {
@@ -213,5 +213,22 @@ async fn running_out_of_memory_is_an_event_and_the_end_by_sigkill() {
     let oom = seen.iter().find(|(topic, _)| topic == "oom").unwrap();
     assert_eq!(read::<TaskOom>(oom).container_id, process.id);
     process.remove().await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_go_where_containerd_says_whoever_started_the_shim() {
+    if is_stock() {
+        eprintln!("SKIPPED: a stock shim cannot be started before its first task");
+        return;
+    }
+    let node = Node::start().await;
+    assert!(node.ensure().status().unwrap().success());
+    let events = Events::of(&node).await;
+    let process = node.shell("exit 3").run().await;
+    assert_eq!(process.ends().await, 3);
+    process.remove().await;
+    let seen = events.until_deleted(1).await;
+    assert_eq!(topics(&seen), ["create", "start", "exit", "delete"]);
     node.end().await;
 }

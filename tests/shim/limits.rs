@@ -1,12 +1,17 @@
 //! Cgroups: processes, figures, limits and pausing.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use berth::shim::control::Client;
+use berth::sys::spawn::limit_files;
 use containerd_client::types::v1::Status as Phase;
+use nix::sys::resource::{Resource, getrlimit};
 use prost::Message;
 use serde_json::json;
 
-use crate::node::{Node, PATIENCE};
+use crate::node::{Node, PATIENCE, is_stock, runtime};
 use crate::process::{Exec, age};
 
 /// `io.containerd.cgroups.v1.Metrics`, as much as matters (containerd's cgroup1/stats/metrics.proto).
@@ -108,6 +113,46 @@ async fn the_figures_are_those_of_the_containers_cgroup() {
         "{usage:?}"
     );
     process.remove().await;
+    node.end().await;
+}
+
+/// That runc gets it: what containers see depends on the Go that runc was built with (1.19 does not give it back).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shim_may_have_many_files_open_and_what_it_runs_as_many_as_the_shim_was_started_with() {
+    if is_stock() {
+        eprintln!("SKIPPED: a stock shim cannot be started before its first task");
+        return;
+    }
+    let node = Node::start().await;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let soft = 4321.min(hard / 2);
+    let mut ensure = node.ensure();
+    assert!(limit_files(&mut ensure, soft).unwrap().status().unwrap().success());
+    let runc = node.containerd.scratch().join("runc-limited");
+    let (told, script) = (
+        node.containerd.scratch().join("runc-limited.told"),
+        "#!/bin/sh\nulimit -Sn >> $0.told\nexec runc \"$@\"\n",
+    );
+    fs::write(&runc, script).unwrap();
+    fs::set_permissions(&runc, fs::Permissions::from_mode(0o755)).unwrap();
+
+    let mut container = node.container(&["sleep", "1000"]);
+    container.options.binary_name = runc.display().to_string();
+    let process = container.run().await;
+    let mut shim = Client::connect(&node.place().control_socket()).unwrap();
+    let pid = shim.hello().unwrap().pid;
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert_eq!(numbers, [hard, hard], "{line}");
+    shim.upgrade(runtime().as_ref()).unwrap();
+    drop(shim);
+    process.remove().await;
+    let told = fs::read_to_string(told).unwrap();
+    assert!(
+        told.lines().count() >= 2 && told.lines().all(|line| line == soft.to_string()),
+        "{told}"
+    );
     node.end().await;
 }
 

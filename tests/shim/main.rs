@@ -23,3 +23,4 @@ mod options;
 mod pipes;
 mod process;
 mod streams;
+mod upgrade;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use berth::shim::place::Place;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
@@ -121,6 +122,21 @@ impl Node {
     /// A container that runs `script` in a shell.
     pub fn shell(&self, script: &str) -> Container<'_> {
         self.container(&["sh", "-c", script])
+    }
+
+    /// The place of our shim.
+    pub fn place(&self) -> Place {
+        Place::common(&self.containerd.socket(), NAMESPACE)
+    }
+
+    /// The command that starts our shim before containerd does.
+    pub fn ensure(&self) -> std::process::Command {
+        let mut ensure = std::process::Command::new(runtime());
+        ensure
+            .args(["-namespace", NAMESPACE, "-address"])
+            .arg(self.containerd.socket());
+        ensure.args(["-ttrpc", "/nonexistent/ttrpc", "ensure"]);
+        ensure
     }
 
     /// The root file system of all containers: busybox.

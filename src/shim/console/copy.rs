@@ -17,16 +17,16 @@ const TURNS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Copier {
-    master: File,
-    stdin: Option<File>,
-    stdout: Option<File>,
+    pub(super) master: File,
+    pub(super) stdin: Option<File>,
+    pub(super) stdout: Option<File>,
     /// Taken from the master, and the output did not take it.
-    output: Vec<u8>,
+    pub(super) output: Vec<u8>,
     /// Taken from the input, and the master did not take it.
-    input: Vec<u8>,
-    stdin_closing: bool,
+    pub(super) input: Vec<u8>,
+    pub(super) stdin_closing: bool,
     /// The process has ended; when its terminal is closed at the latest if it is silent.
-    finished: Option<Instant>,
+    pub(super) finished: Option<Instant>,
 }
 
 /// What a turn came to.

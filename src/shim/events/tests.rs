@@ -38,10 +38,10 @@ fn serve(mut connection: UnixStream, each: usize, told: &Channel<Envelope>) -> b
             } else {
                 Ok(Vec::new())
             };
-            connection.write_all(&answer(call.stream, result)).unwrap();
             if told.send(envelope).is_err() {
                 return false;
             }
+            connection.write_all(&answer(call.stream, result)).unwrap();
             count += 1;
             if count == each {
                 return true;
@@ -154,11 +154,34 @@ fn the_thread_ends_with_its_publisher() {
     let directory = tempfile::tempdir().unwrap();
     let publisher = Publisher::start(Some(directory.path().join("nobody"))).unwrap();
     publisher.publish("k8s.io", &start(1));
-    let shared = publisher.shared.clone().unwrap();
+    let shared = publisher.0.clone();
     drop(publisher);
     let end = soon();
     while Arc::strong_count(&shared) > 1 {
         assert!(Instant::now() < end);
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn what_was_not_sent_goes_to_another_address_or_on_with_another_publisher() {
+    let directory = tempfile::tempdir().unwrap();
+    let (nobody, path) = (directory.path().join("nobody"), directory.path().join("ttrpc"));
+    let publisher = Publisher::start(Some(nobody.clone())).unwrap();
+    for pid in 1..=3 {
+        publisher.publish("k8s.io", &start(pid));
+    }
+    let pending = publisher.pending();
+    drop(publisher);
+    let pending: Pending = serde_json::from_slice(&serde_json::to_vec(&pending).unwrap()).unwrap();
+    assert_eq!((pending.address.as_ref(), pending.waiting.len()), (Some(&nobody), 3));
+
+    let next = Publisher::start(pending.address.clone()).unwrap();
+    next.resume(pending);
+    next.publish("k8s.io", &start(4));
+    let events = containerd(&path, usize::MAX);
+    assert!(next.redirect(path.clone()) && !next.redirect(path));
+    assert!(next.flush(soon()));
+    let pids: Vec<_> = events.try_iter().map(|event| pid(&event)).collect();
+    assert_eq!(pids, [1, 2, 3, 4]);
 }

@@ -67,6 +67,18 @@ impl Logger {
         Ok((logger, [out, err]))
     }
 
+    /// Its pid, and its exit code if it has ended: what [`Logger::inherit`] needs.
+    pub(super) fn pack(&self) -> (u32, Option<i32>) {
+        (self.helper.pid(), self.helper.code())
+    }
+
+    /// One that the program before this one started.
+    pub(super) fn inherit(children: &Children, pid: u32, code: Option<i32>) -> Self {
+        Self {
+            helper: children.inherit(pid, code),
+        }
+    }
+
     /// Its input has ended: waits for it, then asks it to end, then makes it.
     pub(super) fn finish(&self) {
         if self.helper.wait(FINISH).is_ok() {
