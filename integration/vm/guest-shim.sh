@@ -112,8 +112,9 @@ check_end() {
     else
         check "the code of the container cannot be known here, and none is invented" within 20 says counter Unknown 255
     fi
+    echo "  code $(container counter exitCode), reason $(container counter reason)"
 }
 
-left() { ! find_shim && [ ! -e /run/berth/shims/0 ]; }
+left() { ! find_shim >/dev/null && [ ! -e /run/berth/shims/0 ]; }
 
 main
