@@ -1,6 +1,7 @@
 # berth's commands. Each installs what it needs first (scripts/setup.sh), as root or through sudo.
 #
 #   make demo       build, start berth in a scratch directory, run the init-container pod and show the proof
+#   make build      berth and containerd-shim-berth-v1, side by side in target/$(PROFILE)
 #   make test       formatting, lints, unit and integration tests
 #   make vm-smoke   the demo in a Debian 13 guest, with berth as a systemd unit
 #   make bench      berth and containerd's CRI plugin in turns; ARGS="--rounds 5" or --help
@@ -34,7 +35,7 @@ setup:
 	scripts/setup.sh
 
 build: setup
-	cargo build --locked $(cargo_profile)
+	cargo build --locked --bins $(cargo_profile)
 
 images: setup
 	integration/images/build.sh target/images

@@ -10,12 +10,14 @@
 #   scripts/demo.sh --socket PATH    uses the berth that listens there, and leaves it running
 #       --restart COMMAND            restarts berth by COMMAND while the pod runs, which must not disturb it
 #
-# Environment: BERTH, the binary (target/release/berth by default); IMAGES, the directory of the stand-in images
-# (target/images), which are imported where the real ones cannot be pulled. Ctrl-C removes everything too.
+# Environment: BERTH, the binary (target/release/berth by default), with containerd-shim-berth-v1 beside it; IMAGES, the
+# directory of the stand-in images (target/images), which are imported where the real ones cannot be pulled. Ctrl-C removes
+# everything too.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 [ "$(id -u)" = 0 ] || exec sudo --preserve-env=BERTH,IMAGES,PATH -- "$0" "$@"
 export PATH=$PATH:/usr/sbin:/sbin
+. scripts/checks.sh
 
 berth=${BERTH:-target/release/berth}
 images=${IMAGES:-target/images}
@@ -25,8 +27,6 @@ socket=
 restart=
 scratch=
 daemon=
-passed=0
-failed=0
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -35,7 +35,9 @@ while [ $# -gt 0 ]; do
         *) echo "usage: $0 [--socket PATH] [--restart COMMAND]" >&2; exit 2 ;;
     esac
 done
-[ -x "$berth" ] || { echo "demo: no $berth: run make build" >&2; exit 1; }
+for binary in "$berth" "$(dirname "$berth")/containerd-shim-berth-v1"; do
+    [ -x "$binary" ] || { echo "demo: no $binary: run make build" >&2; exit 1; }
+done
 
 main() {
     trap cleanup EXIT
@@ -56,9 +58,7 @@ main() {
     check "the pod is deleted" berth delete pod "$pod"
     check_nothing_left_of_pod
     if [ -n "$scratch" ]; then prove_down; fi
-    echo
-    echo "$passed passed, $failed failed"
-    [ "$failed" = 0 ]
+    count
 }
 
 # --- berth and its images
@@ -312,32 +312,6 @@ cleanup() {
     elif berth get pods 2>/dev/null | grep -q "$pod"; then
         berth delete pod "$pod" >/dev/null 2>&1
     fi
-}
-
-# --- words
-
-title() { printf '\n%s (after %d s)\n' "$1" $SECONDS; }
-die() { echo "  ✗ $1" >&2; exit 1; }
-
-check() { # check TITLE COMMAND...
-    local title=$1
-    shift
-    if "$@"; then
-        echo "  ✓ $title"
-        passed=$((passed + 1))
-    else
-        echo "  ✗ $title"
-        failed=$((failed + 1))
-    fi
-}
-
-within() { # within SECONDS COMMAND...: until it succeeds
-    local end=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        [ $SECONDS -lt $end ] || return 1
-        sleep 0.2
-    done
 }
 
 main

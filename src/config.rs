@@ -272,6 +272,9 @@ impl Config {
                 return refuse(key, format!("{} is not an absolute path", path.display()));
             }
         }
+        if let Some(binary) = self.shim.binary.as_deref().filter(|binary| !binary.is_absolute()) {
+            return refuse("shim.binary", format!("{} is not an absolute path", binary.display()));
+        }
         if !self.handlers.contains_key(&self.default_handler) {
             return refuse(
                 "default_handler",
@@ -350,6 +353,7 @@ mod tests {
     fn values_that_cannot_work_are_refused_by_key() {
         let refusal = |text: &str| parse(text).unwrap().check().unwrap_err().to_string();
         assert!(refusal("root = 'x'").starts_with("root: "));
+        assert!(refusal("[shim]\nbinary = 'shim'").starts_with("shim.binary: "));
         assert!(refusal("default_handler = 'kata'").starts_with("default_handler: "));
         assert!(refusal("[log]\nlevel = 'berth=loud'").starts_with("log.level: "));
         assert!(refusal("[network]\nmode = 'cni'").starts_with("network.mode: "));

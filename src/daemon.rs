@@ -122,7 +122,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let asked = house.serve(&config, listener, down, &mut go_down).await?;
     // Nobody may connect to a daemon that is going.
     fs::remove_file(&config.socket).ok();
-    let Some(reply) = asked else {
+    let Some((reply, serving)) = asked else {
         tracing::info!("berth stops; its pods go on");
         return Ok(());
     };
@@ -130,8 +130,8 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     keepers.shutdown().await;
     let ended = house.down(embedded.as_ref()).await;
     reply.send(ended.as_ref().map(drop).map_err(ToString::to_string)).ok();
-    // Lets the answer reach its client before the process, and with it the connection, is gone.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Not before the answer has reached its client.
+    serving.end().await;
     ended
 }
 
@@ -238,14 +238,14 @@ impl House {
         })
     }
 
-    /// Serves until a signal (None) or until somebody asks to go down (and waits for the answer).
+    /// Serves until a signal (None) or until somebody asks to go down, and is served until he has his answer.
     async fn serve(
         &self,
         config: &Config,
         listener: UnixListener,
         down: mpsc::Sender<api::DownReply>,
         go_down: &mut mpsc::Receiver<api::DownReply>,
-    ) -> Result<Option<api::DownReply>, Error> {
+    ) -> Result<Option<(api::DownReply, Serving)>, Error> {
         let runtime = cri::Runtime {
             pods: self.pods.clone(),
             info: info(config),
@@ -266,18 +266,19 @@ impl House {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let server =
             router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async { drop(stopped.await) });
-        let server = tokio::spawn(server);
+        let server = tokio::spawn(async { drop(server.await) });
+        let serving = Serving { stop, server };
         let asked = tokio::select! {
             () = stop_signal() => None,
             reply = go_down.recv() => reply,
         };
-        if asked.is_none() {
-            stop.send(()).ok();
-            if tokio::time::timeout(GRACE, server).await.is_err() {
-                tracing::warn!("some calls are cut off");
+        match asked {
+            Some(reply) => Ok(Some((reply, serving))),
+            None => {
+                serving.end().await;
+                Ok(None)
             }
         }
-        Ok(asked)
     }
 
     /// Ends all pods, the shims, the network and berth's own containerd.
@@ -309,6 +310,22 @@ impl House {
             Ok(())
         } else {
             Err(Error::Down(errors.join("; ")))
+        }
+    }
+}
+
+/// The running server.
+struct Serving {
+    stop: tokio::sync::oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Serving {
+    /// Takes no more calls, and waits for those that run.
+    async fn end(self) {
+        self.stop.send(()).ok();
+        if tokio::time::timeout(GRACE, self.server).await.is_err() {
+            tracing::warn!("some calls are cut off");
         }
     }
 }

@@ -14,15 +14,23 @@
 //!               pod          image             decide, order, undo, remember
 //!                  │           │
 //!   ┌──────────┬───┴────┬──────┴───┬────────┐
-//!   containerd netns  network     logs     oci      do one thing each
+//!   containerd netns  network     shim     oci      do one thing each
 //!   │          └────────┴──────────┘        │
 //!   │                  sys                  │       the kernel, and all of `unsafe`
 //!   └───────────────── model ───────────────┘       the words of the domain
 //! ```
 //!
-//! Beside the daemon run, and outlive it: a containerd (a running one, or one of berth's own), its shims (one per pod)
-//! and the log pump (a thread of the shim, [`logs`]). Whatever dies comes back: the daemon restarts its containerd and its
-//! pump, and the next daemon takes over all of them ([`pod`]'s recovery).
+//! Beside the daemon run, and outlive it:
+//!
+//! ```text
+//!  berth ───gRPC──▶ containerd ──ttrpc──▶ containerd-shim-berth-v1 ──runc──▶ containers
+//!    └─────────── private socket ────────▶ (shim)   └ a thread (logs) ◀─FIFOs─┘
+//! ```
+//!
+//! a containerd (a running one, or one of berth's own) and the shim, this crate's second binary ([`shim`]): a process
+//! that holds the containers of all pods, or of as many as the configuration says, and whose log writer ([`logs`])
+//! writes their logs. Whatever dies comes back: the daemon restarts its containerd and its shim, a new shim takes over
+//! the containers of the last ([`shim::adopt`]), and the next daemon takes over all of them ([`pod`]'s recovery).
 //!
 //! ## Layers
 //!

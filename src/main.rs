@@ -35,7 +35,7 @@ enum Command {
     Exec(cli::exec::Args),
     /// Delete pods
     Delete(cli::delete::Args),
-    /// End the daemon, its pods and its own containerd
+    /// End the daemon, its pods, the shim and its own containerd
     Down(cli::down::Args),
     /// Pull, import, list and remove images
     Image(cli::image::ImageArgs),

@@ -19,11 +19,12 @@ pub struct Machine {
     pub runc: String,
 }
 
-/// Memory of one process, in KiB.
+/// Memory of a peer's processes of one kind together, in KiB.
 #[derive(Serialize)]
 pub struct Memory {
     pub peer: &'static str,
-    pub process: &'static str,
+    pub kind: &'static str,
+    pub processes: usize,
     pub rss_kib: u64,
     pub pss_kib: u64,
 }
@@ -72,32 +73,42 @@ pub fn load() -> Outcome<f64> {
     Ok(text.split(' ').next().unwrap_or_default().parse()?)
 }
 
-/// The long-lived processes of the peer in `directory`.
+/// The daemon, the containerd and the shims of the peer in `directory`.
 pub fn memory(peer: &'static str, directory: &Path) -> Outcome<Vec<Memory>> {
     let own = format!("{}/", directory.display());
-    let mut found = Vec::new();
+    let mut found: Vec<Memory> = Vec::new();
     for (pid, line) in sweep::running().into_iter().filter(|(_, line)| line.contains(&own)) {
-        let Some(process) = role(&line) else { continue };
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let Some(kind) = kind(&line) else { continue };
+        // A process that just ends has none.
+        let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
+            continue;
+        };
         let (rss_kib, pss_kib) = (field(&rollup, "Rss:")?, field(&rollup, "Pss:")?);
-        found.push(Memory {
-            peer,
-            process,
-            rss_kib,
-            pss_kib,
-        });
+        match found.iter_mut().find(|memory| memory.kind == kind) {
+            Some(memory) => {
+                memory.processes += 1;
+                memory.rss_kib += rss_kib;
+                memory.pss_kib += pss_kib;
+            }
+            None => found.push(Memory {
+                peer,
+                kind,
+                processes: 1,
+                rss_kib,
+                pss_kib,
+            }),
+        }
     }
     Ok(found)
 }
 
-fn role(command_line: &str) -> Option<&'static str> {
+fn kind(command_line: &str) -> Option<&'static str> {
     let mut words = command_line.split(' ');
-    let program = words.next()?;
-    let argument = words.next()?;
-    match (Path::new(program).file_name()?.to_str()?, argument) {
-        (_, "serve") => Some("daemon"),
-        (_, "log-writer") => Some("log pump"),
-        (_, "--config") => Some("containerd"),
+    let program = Path::new(words.next()?).file_name()?.to_str()?;
+    match words.next()? {
+        _ if program.starts_with("containerd-shim-") => Some("shims"),
+        "serve" => Some("daemon"),
+        "--config" => Some("containerd"),
         _ => None,
     }
 }

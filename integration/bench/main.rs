@@ -38,6 +38,9 @@ const AT_ONCE: usize = 8;
 /// Quiet time after every turn: containerd collects garbage and the kernel takes links apart a moment later.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// Until a shim that has nothing to do has left.
+const LEAVE: Duration = Duration::from_secs(5);
+
 /// Measure berth and containerd's CRI plugin, in turns.
 #[derive(Parser)]
 struct Options {
@@ -121,16 +124,23 @@ async fn measure(options: &Options, directory: &TempDir, peers: &mut Vec<Peer>) 
     tokio::time::sleep(Duration::from_secs(2)).await;
     let fresh = memory(peers)?;
     let workload = Workload::new(directory.path(), cgroup_parent());
+    let busy = crowd(peers, &workload).await?;
     let mut samples = Samples::default();
     let load = machine::load()?;
     one_at_a_time(options, peers, &workload, &mut samples).await?;
     many_at_once(options, peers, &workload, &mut samples).await?;
+    let load = [load, machine::load()?];
+    tokio::time::sleep(LEAVE).await;
     Ok(Report {
         machine: machine::describe(&options.containerd)?,
         names: [peers[0].name, peers[1].name],
         pods: (options.rounds, options.batches),
-        load: [load, machine::load()?],
-        memory: [("fresh", fresh), ("afterwards", memory(peers)?)],
+        load,
+        memory: [
+            ("no pods, fresh", fresh),
+            ("eight pods", busy),
+            ("no pods, afterwards", memory(peers)?),
+        ],
         samples,
     })
 }
@@ -171,6 +181,18 @@ async fn many_at_once(options: &Options, peers: &[Peer], workload: &Workload, sa
         }
     }
     Ok(())
+}
+
+/// What each holds while eight pods sleep on it.
+async fn crowd(peers: &[Peer], workload: &Workload) -> Outcome<Vec<Memory>> {
+    let mut held = Vec::new();
+    for peer in peers {
+        let pods = workload.up(&peer.runtime, AT_ONCE).await?;
+        tokio::time::sleep(SETTLE).await;
+        held.extend(peer.memory()?);
+        workload::down(&peer.runtime, pods).await?;
+    }
+    Ok(held)
 }
 
 fn memory(peers: &[Peer]) -> Outcome<Vec<Memory>> {

@@ -14,8 +14,9 @@ pub async fn start(options: &Options, directory: &Path, archives: &Archives) -> 
     fs::create_dir_all(directory)?;
     let config = directory.join("config.toml");
     let text = format!(
-        "[containerd]\nbinary = {:?}\n[network]\nmode = \"builtin\"\nnetns_dir = {:?}\n",
+        "[containerd]\nbinary = {:?}\n[shim]\nbinary = {:?}\n[network]\nmode = \"builtin\"\nnetns_dir = {:?}\n",
         options.containerd,
+        options.shim.canonicalize()?,
         directory.join("netns")
     );
     fs::write(&config, text)?;

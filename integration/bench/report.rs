@@ -20,7 +20,8 @@ pub struct Report {
     pub pods: (usize, usize),
     /// Load average before and after.
     pub load: [f64; 2],
-    pub memory: [(&'static str, Vec<Memory>); 2],
+    /// When, and what was held then.
+    pub memory: [(&'static str, Vec<Memory>); 3],
     pub samples: Samples,
 }
 
@@ -56,17 +57,11 @@ impl Report {
         }
         println!();
         for (when, memory) in &self.memory {
-            for Memory {
-                peer,
-                process,
-                rss_kib,
-                pss_kib,
-            } in memory
-            {
-                let [rss, pss] = [rss_kib, pss_kib].map(|kib| mib(*kib));
+            for held in memory {
+                let [rss, pss] = [held.rss_kib, held.pss_kib].map(mib);
                 println!(
                     "{:<46}RSS {rss:>5.1} MiB, PSS {pss:>5.1} MiB",
-                    format!("no pods, {when}: {peer} {process}")
+                    format!("{when}: {}", held.title())
                 );
             }
         }
@@ -148,24 +143,23 @@ impl Report {
             }
             writeln!(text, "| {:.2} |", row.ratio())?;
         }
-        writeln!(text, "\n| memory with no pods, MiB | RSS | PSS |\n|---|---|---|")?;
+        writeln!(text, "\n| memory, MiB | RSS | PSS |\n|---|---|---|")?;
         for (when, memory) in &self.memory {
-            for Memory {
-                peer,
-                process,
-                rss_kib,
-                pss_kib,
-            } in memory
-            {
-                writeln!(
-                    text,
-                    "| {peer}: {process}, {when} | {:.1} | {:.1} |",
-                    mib(*rss_kib),
-                    mib(*pss_kib)
-                )?;
+            for held in memory {
+                let [rss, pss] = [held.rss_kib, held.pss_kib].map(mib);
+                writeln!(text, "| {when}: {} | {rss:.1} | {pss:.1} |", held.title())?;
             }
         }
         Ok(text)
+    }
+}
+
+impl Memory {
+    fn title(&self) -> String {
+        match self.processes {
+            1 => format!("{}, {}", self.peer, self.kind),
+            many => format!("{}, {many} {}", self.peer, self.kind),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Kills every process whose command line names `directory`: shims, a log pump, a containerd that outlives berth.
+/// Kills every process whose command line names `directory`: shims, a containerd that outlives berth.
 pub fn processes(directory: &Path) {
     for (pid, line) in running() {
         if line.contains(&format!("{}/", directory.display())) {

@@ -23,7 +23,7 @@ pub struct Workload {
 }
 
 /// A running pod.
-struct Pod {
+pub struct Pod {
     sandbox: String,
     container: String,
 }
@@ -62,8 +62,7 @@ impl Workload {
         let mut turn = Turn::new();
         let share = |clock: Clock| clock.total() / count as f64;
         let clock = Clock::start();
-        let starts = (0..count).map(|_| async { self.start(runtime.clone(), &mut Turn::new()).await });
-        let pods = try_join_all(starts).await?;
+        let pods = self.up(runtime, count).await?;
         turn.push(("start-8", share(clock)));
         for _ in 0..execs {
             let clock = Clock::start();
@@ -71,12 +70,15 @@ impl Workload {
             turn.push(("exec-8", share(clock)));
         }
         let clock = Clock::start();
-        let stops = pods
-            .into_iter()
-            .map(|pod| async { stop(runtime.clone(), pod, &mut Turn::new()).await });
-        try_join_all(stops).await?;
+        down(runtime, pods).await?;
         turn.push(("stop-8", share(clock)));
         Ok(turn)
+    }
+
+    /// As many pods as `count` come up at once.
+    pub async fn up(&self, runtime: &Runtime, count: usize) -> Outcome<Vec<Pod>> {
+        let starts = (0..count).map(|_| async { self.start(runtime.clone(), &mut Turn::new()).await });
+        try_join_all(starts).await
     }
 
     async fn start(&self, mut runtime: Runtime, turn: &mut Turn) -> Outcome<Pod> {
@@ -184,6 +186,15 @@ async fn exec_true(mut runtime: Runtime, pod: &Pod) -> Outcome<()> {
     if answer.exit_code != 0 {
         return Err(format!("/bin/true ended with {}", answer.exit_code).into());
     }
+    Ok(())
+}
+
+/// Pods go at once.
+pub async fn down(runtime: &Runtime, pods: Vec<Pod>) -> Outcome<()> {
+    let stops = pods
+        .into_iter()
+        .map(|pod| async { stop(runtime.clone(), pod, &mut Turn::new()).await });
+    try_join_all(stops).await?;
     Ok(())
 }
 

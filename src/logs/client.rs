@@ -21,15 +21,15 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No pump listens, or it died: another comes with the next shim.
-    #[error("the log pump at {} does not answer", socket.display())]
+    #[error("the log writer at {} does not answer", socket.display())]
     Unreachable { socket: PathBuf, source: io::Error },
     /// Not open in the pump: never was, was closed, or the pump was started anew since.
-    #[error("the log pump does not have container {id}")]
+    #[error("the log writer does not have container {id}")]
     Unknown { id: Id },
-    #[error("log pump: {message}")]
+    #[error("log writer: {message}")]
     Failed { message: String },
     /// The pump is of another version, or no pump at all.
-    #[error("the log pump at {} answered what was not asked for: {answer:?}", socket.display())]
+    #[error("the log writer at {} answered what was not asked for: {answer:?}", socket.display())]
     Unreadable { socket: PathBuf, answer: String },
 }
 

@@ -1,4 +1,4 @@
-//! Container logs in the format that a kubelet reads, written by one thread of the shim: the **log pump** ([`Pump`]).
+//! Container logs in the format that a kubelet reads, written by one thread of the shim: the **log writer** ([`Pump`]).
 //!
 //! A container's stdout and stderr are FIFOs. Under our own shim its processes hold them directly, open for reading and
 //! writing; under a stock shim that shim does, and copies into them. Either way they outlive the pump, which is

@@ -338,7 +338,7 @@ fn lock(socket: &Path) -> io::Result<File> {
     lock.try_lock().map_err(|error| match error {
         fs::TryLockError::WouldBlock => io::Error::new(
             io::ErrorKind::AddrInUse,
-            format!("a log pump has {} already", socket.display()),
+            format!("a log writer has {} already", socket.display()),
         ),
         fs::TryLockError::Error(error) => error,
     })?;

@@ -333,16 +333,14 @@ impl Core {
 
     /// Has a shim end and forget a task that containerd does not know; none is fine.
     pub(super) async fn forget_in_shim(self: &Arc<Self>, group: &str, id: &Id) -> Result<(), Error> {
-        let forgotten = self
-            .ask_shim(group, {
-                let id = id.clone();
-                move |shim| match shim.forget(id.as_str()) {
-                    Err(error) if error.is_unknown() => Ok(()),
-                    other => other,
-                }
-            })
-            .await;
-        forgotten
+        self.ask_shim(group, {
+            let id = id.clone();
+            move |shim| match shim.forget(id.as_str()) {
+                Err(error) if error.is_unknown() => Ok(()),
+                other => other,
+            }
+        })
+        .await
     }
 
     // ---- recovery

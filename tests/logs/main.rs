@@ -1,4 +1,4 @@
-//! The log pump as a thread of a process that can be killed, with real FIFOs, and with writers that hold them as
+//! The log writer as a thread of a process that can be killed, with real FIFOs, and with writers that hold them as
 //! containers and shims do.
 #![allow(
     clippy::unwrap_used,

@@ -76,7 +76,7 @@ impl Pump {
     /// The reply, or none if it comes later.
     fn answer(&mut self, asker: u64, request: Request) -> Option<Reply> {
         if self.leaving.is_some() {
-            return Some(failed("the log pump is leaving"));
+            return Some(failed("the log writer is leaving"));
         }
         Some(match request {
             Request::Open(open) => self.open(open),
