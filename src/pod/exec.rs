@@ -18,7 +18,7 @@ use super::operation::owned;
 use super::paths::Pipes;
 use super::sandbox_stop::remove_directory;
 use super::{Core, Pods};
-use crate::containerd::{Stdio, Task};
+use crate::containerd::{self, Stdio, Task};
 use crate::model::container::ContainerState;
 use crate::model::{Id, Refusal, Signal};
 use crate::{oci, sys};
@@ -138,7 +138,13 @@ impl Core {
             stderr: Some(&pipes.stderr),
             ..Stdio::default()
         };
-        let failed = |source| Error::Exec { source };
+        let failed = |source: containerd::Error| Error::Exec {
+            // The container is there: it is the shim that was killed, and the command with it.
+            source: match source {
+                containerd::Error::NotFound { what } => containerd::Error::ShimLost { what },
+                source => source,
+            },
+        };
         self.containerd
             .create_exec(id, exec_id, process, io)
             .await
