@@ -15,6 +15,7 @@ use super::ends::key;
 use super::handover::{Order, check};
 use super::{create, lock, report};
 use crate::proto::shim::task;
+use crate::ttrpc::Code;
 
 /// Serves a connection on a thread of its own until it ends.
 pub fn converse(shim: &Arc<Shim>, socket: UnixStream) {
@@ -196,6 +197,10 @@ fn forget(shim: &Arc<Shim>, id: String) -> Result<bool, String> {
     };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while let Err(status) = shim.delete(&delete, create::PATIENCE) {
+        // Given up while it was made.
+        if status.code == Code::NotFound {
+            return Ok(false);
+        }
         if std::time::Instant::now() > deadline {
             return Err(status.to_string());
         }

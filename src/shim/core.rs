@@ -1,11 +1,10 @@
 //! What the main loop and the jobs share: the containers, whose pid is whose, and the ways out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
 use super::console::Consoles;
 use super::container::{Container, Exit, Waiter};
@@ -15,6 +14,7 @@ use super::handover::Order;
 use super::jobs::Jobs;
 use super::outbox::Outbox;
 use super::place::Place;
+use super::underway::Underway;
 use super::{lock, oom, report};
 use crate::proto::shim::events;
 use crate::sys::children::{Children, Dead};
@@ -42,8 +42,10 @@ pub struct Shim {
     /// What is left to do once a deletion was told.
     pub tidying: Arc<Jobs>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
-    /// Ids that the OCI runtime still tidies up after.
-    tidied: (Mutex<BTreeSet<String>>, Condvar),
+    /// Containers whose Create has come and is not answered.
+    pub making: Underway,
+    /// Deleted ones that the OCI runtime still tidies up after.
+    pub tidied: Underway,
     pids: Mutex<Pids>,
     /// What the main loop is to watch from now on.
     watches: Mutex<Vec<Watch>>,
@@ -96,7 +98,8 @@ impl Shim {
             jobs: Jobs::new("verb", AT_ONCE),
             tidying: Jobs::new("tidy", TIDYING),
             containers: Mutex::default(),
-            tidied: <(Mutex<BTreeSet<String>>, Condvar)>::default(),
+            making: Underway::default(),
+            tidied: Underway::default(),
             pids: Mutex::default(),
             watches: Mutex::default(),
             conversations: Conversations::default(),
@@ -120,7 +123,7 @@ impl Shim {
     }
 
     pub fn has_containers(&self) -> bool {
-        !lock(&self.containers).is_empty() || !lock(&self.tidied.0).is_empty()
+        !lock(&self.containers).is_empty() || !self.tidied.is_empty()
     }
 
     /// Adds a container, or gives the one that has its id already.
@@ -135,33 +138,6 @@ impl Shim {
 
     pub fn drop_container(&self, id: &str) {
         lock(&self.containers).remove(id);
-    }
-
-    // ---- tidying
-
-    /// Before a container that was told to be deleted leaves the list.
-    pub fn begin_tidying(&self, id: &str) {
-        lock(&self.tidied.0).insert(id.to_owned());
-    }
-
-    pub fn end_tidying(&self, id: &str) {
-        lock(&self.tidied.0).remove(id);
-        self.tidied.1.notify_all();
-    }
-
-    /// Waits until nothing of an earlier container `id` is left. False: it takes too long.
-    pub fn await_tidied(&self, id: &str, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        let mut tidied = lock(&self.tidied.0);
-        while tidied.contains(id) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let waited = self.tidied.1.wait_timeout(tidied, left);
-            tidied = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-        }
-        true
     }
 
     // ---- pids

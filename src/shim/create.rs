@@ -59,21 +59,31 @@ impl Shim {
             let message = format!("{:?} is no id of a container", request.id);
             return Err(Status::new(Code::InvalidArgument, message));
         }
-        if !self.await_tidied(&request.id, patience) {
+        if !self.tidied.wait(&request.id, patience) {
             let message = format!("what was left of an earlier {:?} is still being removed", request.id);
             return Err(Status::new(Code::Unavailable, message));
         }
         let record = self.intent(&request)?;
         let container = Container::new(record, Process::new(io(&request)), true);
         let _work = container.work();
-        if let Err(other) = self.add(&container) {
-            return self.reclaim(&other, &request);
+        while let Err(other) = self.add(&container) {
+            let claimed = other.state().claimed;
+            // One that containerd gave up while it is made will be gone.
+            let _work = (!claimed).then(|| other.work());
+            if claimed || self.find(&other.id).is_some_and(|found| Arc::ptr_eq(&found, &other)) {
+                return self.reclaim(&other, &request);
+            }
         }
-        match self.make(&container, &request, patience) {
-            Ok(pid) => Ok(task::CreateTaskResponse { pid }),
-            Err(status) => {
+        let made = self.make(&container, &request, patience);
+        let given_up = !container.state().claimed;
+        match made {
+            Ok(pid) if !given_up => Ok(task::CreateTaskResponse { pid }),
+            failed => {
                 self.unmake(&container);
-                Err(status)
+                failed.and(Err(Status::new(
+                    Code::Unavailable,
+                    "containerd gave it up while it was made",
+                )))
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::container::{Container, Exit, Phase};
 use super::core::Shim;
+use super::create::PATIENCE;
 use super::ends::key;
 use super::query::timestamp;
 use super::record::{Record, Recorded};
@@ -21,6 +22,10 @@ impl Shim {
         request: &task::DeleteRequest,
         patience: Duration,
     ) -> Result<task::DeleteResponse, Status> {
+        // One whose caller went away: containerd deletes it at once, and asks only once.
+        if !self.making.wait(&request.id, PATIENCE) {
+            return Err(Status::new(Code::DeadlineExceeded, "the container is still being made"));
+        }
         let container = self.container(&request.id)?;
         if !request.exec_id.is_empty() {
             return self.delete_exec(&container, &request.exec_id);
@@ -99,11 +104,11 @@ impl Shim {
     }
 
     pub(super) fn tidy_later(self: &Arc<Self>, record: Record) {
-        self.begin_tidying(&record.id);
+        self.tidied.begin(&record.id);
         let shim = Arc::clone(self);
         self.tidying.run(move || {
             shim.tidy(&record);
-            shim.end_tidying(&record.id);
+            shim.tidied.end(&record.id);
             shim.outbox.ring();
         });
     }

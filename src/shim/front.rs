@@ -303,10 +303,13 @@ fn delete_at(place: &Place, arguments: &Arguments) -> io::Result<(u32, Exit)> {
         TaskState::Exited { code, at, known } => Exit { code, at, known },
         TaskState::Created | TaskState::Running => Exit::unknown(),
     };
-    // berth takes its own back. Nobody else would ask for one that has ended.
+    // berth takes its own back. Nobody else would ask for one that has ended, or was never started.
     let berths = annotation(Path::new("config.json")).is_ok_and(|place| place.is_some());
-    if !berths && matches!(task.state, TaskState::Exited { .. }) {
-        shim.forget(&arguments.id).map_err(failed)?;
+    if !berths && !matches!(task.state, TaskState::Running) {
+        match shim.forget(&arguments.id) {
+            Err(error) if !error.is_unknown() => return Err(failed(error)),
+            _ => {}
+        }
     }
     Ok((task.pid, exit))
 }

@@ -22,7 +22,8 @@
 //!   [`exit`], the reaping.
 //! * [`container`]: the states, pure. [`record`]: what is written down of them. [`adopt`]: how a new shim goes on from
 //!   there. [`control`]: the private socket.
-//! * [`runtime`], [`stdio`], [`console`], [`stats`], [`oom`], [`events`]: one thing each.
+//! * [`runtime`], [`stdio`], [`console`], [`stats`], [`oom`], [`events`]: one thing each. [`underway`]: who
+//!   waits for what.
 //!
 //! It keeps no secrets: of containerd's environment it has PATH alone. It knows no tokio.
 
@@ -56,6 +57,7 @@ pub mod start;
 pub mod stats;
 pub mod stdio;
 pub mod task;
+pub mod underway;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

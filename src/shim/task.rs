@@ -46,9 +46,19 @@ fn route(shim: &Arc<Shim>, connection: u64, call: Call) -> Option<Result<Vec<u8>
             Ok(Some(ended)) => Some(Ok(ended)),
             Err(status) => Some(Err(status)),
         },
-        "Create" => slow(shim, to, &call, |shim, request, patience| {
-            shim.create(request, patience)
-        }),
+        "Create" => match call.decode::<task::CreateTaskRequest>() {
+            Ok(request) => {
+                // From now on, not from when its turn comes: a Delete may be next.
+                shim.making.begin(&request.id);
+                later(shim, to, &call, request, |shim, request, patience| {
+                    let id = request.id.clone();
+                    let made = shim.create(request, patience);
+                    shim.making.end(&id);
+                    made
+                })
+            }
+            Err(status) => Some(Err(status)),
+        },
         "Start" => slow(shim, to, &call, |shim, request, patience| shim.start(request, patience)),
         "Delete" => slow(shim, to, &call, |shim, request, patience| {
             shim.delete(&request, patience)
@@ -87,10 +97,20 @@ fn slow<Q: Message + Default + 'static, A: Message + 'static>(
     call: &Call,
     verb: fn(&Arc<Shim>, Q, Duration) -> Result<A, Status>,
 ) -> Option<Result<Vec<u8>, Status>> {
-    let request = match call.decode() {
-        Ok(request) => request,
-        Err(status) => return Some(Err(status)),
-    };
+    match call.decode() {
+        Ok(request) => later(shim, to, call, request, verb),
+        Err(status) => Some(Err(status)),
+    }
+}
+
+/// The same, of a request that was looked at already.
+fn later<Q: Send + 'static, A: Message + 'static>(
+    shim: &Arc<Shim>,
+    to: Waiter,
+    call: &Call,
+    request: Q,
+    verb: fn(&Arc<Shim>, Q, Duration) -> Result<A, Status>,
+) -> Option<Result<Vec<u8>, Status>> {
     let patience = call.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
     let worker = Arc::clone(shim);
     shim.jobs.run(move || {
