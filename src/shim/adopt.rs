@@ -170,6 +170,7 @@ impl Shim {
             ));
         }
         state.claimed = true;
+        state.reclaimed = true;
         state.record.bundle = request.bundle.clone().into();
         self.save(&state.record);
         let pid = state.init.pid;

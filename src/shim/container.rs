@@ -181,6 +181,8 @@ pub struct State {
     pub claimed: bool,
     /// Whether this shim took it over: its processes are no children of ours.
     pub adopted: bool,
+    /// Whether containerd has taken it back, by a Create of what was here.
+    pub reclaimed: bool,
     pub paused: bool,
     /// The directory of a checkpoint that it is restored from when it is started.
     pub checkpoint: Option<String>,
@@ -199,6 +201,7 @@ impl Container {
                 execs: BTreeMap::new(),
                 claimed,
                 adopted: !claimed,
+                reclaimed: false,
                 paused: false,
                 checkpoint: None,
                 mounted: false,
@@ -218,9 +221,9 @@ impl Container {
 }
 
 impl State {
-    /// Whether it was taken over while it ran, so that there is nothing to start.
+    /// Whether it was taken back while it ran, so that there is nothing to start.
     pub fn runs_already(&self) -> bool {
-        self.adopted && self.init.phase == Phase::Running
+        self.reclaimed && self.init.phase == Phase::Running
     }
 
     /// The process `exec_id`; empty: the first one.

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::fds;
+use crate::ttrpc;
 
 /// The longest line: some thousand containers.
 const MAX_LINE: usize = 4 << 20;
@@ -193,7 +194,7 @@ pub struct Client {
 impl Client {
     pub fn connect(socket: &Path) -> Result<Self, Error> {
         let connect = || {
-            let connection = UnixStream::connect(socket)?;
+            let connection = ttrpc::client::dial(socket)?;
             connection.set_read_timeout(Some(PATIENCE))?;
             connection.set_write_timeout(Some(PATIENCE))?;
             Ok(connection)

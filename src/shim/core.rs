@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use super::console::Consoles;
-use super::container::{Container, Exit, Waiter};
+use super::container::{Container, Exit, Process, State, Waiter};
 use super::conversations::Conversations;
 use super::events::{Event, Publisher};
 use super::handover::Order;
@@ -136,8 +136,33 @@ impl Shim {
         Ok(())
     }
 
+    /// Takes a container off the list. Whoever still waits for the end of a process that never was is told so.
     pub fn drop_container(&self, id: &str) {
-        lock(&self.containers).remove(id);
+        let Some(container) = lock(&self.containers).remove(id) else {
+            return;
+        };
+        let mut state = container.state();
+        let State { init, execs, .. } = &mut *state;
+        for process in std::iter::once(init).chain(execs.values_mut()) {
+            self.dismiss(process);
+        }
+    }
+
+    /// Answers all who wait for the end of a process that will not come.
+    pub fn dismiss(&self, process: &mut Process) {
+        let exit = process.phase.exit().unwrap_or_else(Exit::unknown);
+        self.answer_waiters(std::mem::take(&mut process.waiters), exit);
+    }
+
+    /// A connection is closed: nobody waits there any more.
+    pub fn forget_waiters(&self, connection: u64) {
+        for container in self.containers() {
+            let mut state = container.state();
+            let State { init, execs, .. } = &mut *state;
+            for process in std::iter::once(init).chain(execs.values_mut()) {
+                process.waiters.retain(|waiter| waiter.connection != connection);
+            }
+        }
     }
 
     // ---- pids
@@ -159,6 +184,13 @@ impl Shim {
         }
         pids.known.insert(pid, (id.to_owned(), exec_id.to_owned()));
         None
+    }
+
+    /// Whether `pid` is a process that was started here, perhaps one that has ended already. To be asked between
+    /// [`Shim::starting`] and [`Shim::claim`].
+    pub fn is_ours(&self, pid: u32) -> bool {
+        // In this order: what is reaped between the two is found by the second.
+        crate::sys::process::is_child(pid) || lock(&self.pids).unclaimed.contains_key(&pid)
     }
 
     /// Forgets a pid whose process ended or is no child of ours.

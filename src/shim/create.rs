@@ -1,6 +1,7 @@
 //! Create: the container, all but its process running.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +65,7 @@ impl Shim {
             return Err(Status::new(Code::Unavailable, message));
         }
         let record = self.intent(&request)?;
+        self.refuse_unreadable(&request.id)?;
         let container = Container::new(record, Process::new(io(&request)), true);
         let _work = container.work();
         while let Err(other) = self.add(&container) {
@@ -85,6 +87,17 @@ impl Shim {
                     "containerd gave it up while it was made",
                 )))
             }
+        }
+    }
+
+    /// What a newer shim wrote down is not ours to write over, nor is its container ours to remove.
+    fn refuse_unreadable(&self, id: &str) -> Result<(), Status> {
+        match Record::read(&self.place, id) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let message = format!("what was written down of an earlier {id:?} cannot be read: {error}");
+                Err(Status::new(Code::FailedPrecondition, message))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -169,13 +182,15 @@ impl Shim {
         };
         let runtime = record.runtime.clone().with_patience(patience);
         let pid = runtime.create(&self.children, &make).map_err(|error| refusal(&error))?;
-        self.own(container, pid);
+        self.own(container, pid)?;
         container.state().init.kept = Some(ends.settle(self, &record.id, "")?);
         Ok(pid)
     }
 
-    /// Takes the first process of a container as ours, from when it has a pid.
-    pub(super) fn own(self: &Arc<Self>, container: &Arc<Container>, pid: u32) {
+    /// Takes the first process of a container as ours, from when it has a pid. What is not written down would be unmade
+    /// by the next shim.
+    pub(super) fn own(self: &Arc<Self>, container: &Arc<Container>, pid: u32) -> Result<(), Status> {
+        self.refuse_foreign(pid)?;
         let handle = Handle::open(pid).ok().map(Arc::new);
         let cgroups = Cgroups::of(pid).ok().flatten();
         {
@@ -186,12 +201,23 @@ impl Shim {
             state.init.phase = Phase::Created;
             state.record.state = Recorded::Created(life);
             state.record.cgroups = cgroups;
-            self.save(&state.record);
+            let saved = state.record.save(&self.place);
+            saved.map_err(failed("write down what was made"))?;
         }
         self.watch_oom(container);
         if let Some(dead) = self.claim(pid, &container.id, "") {
             self.ended(container, "", dead.into());
         }
+        Ok(())
+    }
+
+    /// A pid that an OCI runtime told must be that of a process it started.
+    pub(super) fn refuse_foreign(&self, pid: u32) -> Result<(), Status> {
+        if self.is_ours(pid) {
+            return Ok(());
+        }
+        let message = format!("the OCI runtime told the pid {pid}, which is no process that it started");
+        Err(Status::new(Code::Unknown, message))
     }
 
     fn tell_created(&self, container: &Container, request: &task::CreateTaskRequest, pid: u32) {
@@ -221,8 +247,11 @@ impl Shim {
             handle.signal(libc::SIGKILL).ok();
         }
         self.consoles.detach(&key(&record.id, ""));
-        self.tidy(&record);
-        self.drop_container(&record.id);
+        // containerd removes the bundle as soon as it is told.
+        self.unmount(&record);
+        self.tidy_later(record);
+        self.drop_container(&container.id);
+        self.outbox.ring();
     }
 }
 

@@ -15,6 +15,9 @@ use crate::proto::shim::{events, task};
 use crate::sys;
 use crate::ttrpc::{Code, Status};
 
+/// How long the OCI runtime may take to remove a container. runc itself gives one ten seconds to die.
+const REMOVAL: Duration = Duration::from_secs(30);
+
 impl Shim {
     /// Deletes a container, or with an exec id a process, that has ended.
     pub fn delete(
@@ -65,9 +68,10 @@ impl Shim {
 
     fn delete_exec(&self, container: &Container, exec_id: &str) -> Result<task::DeleteResponse, Status> {
         let mut state = container.state();
-        let process = state.process(exec_id).ok_or_else(|| no_exec(exec_id))?;
+        let process = state.process_mut(exec_id).ok_or_else(|| no_exec(exec_id))?;
         let exit = process.phase.deletable().map_err(|wrong| refused("delete", wrong))?;
         let pid = process.pid;
+        self.dismiss(process);
         state.execs.remove(exec_id);
         self.consoles.detach(&key(&container.id, exec_id));
         Ok(deleted(pid, exit.unwrap_or_else(Exit::unknown)))
@@ -96,7 +100,7 @@ impl Shim {
         }
     }
 
-    fn unmount(&self, record: &Record) {
+    pub(super) fn unmount(&self, record: &Record) {
         let rootfs = record.bundle.join("rootfs");
         if let Err(error) = sys::mount::unmount(&rootfs) {
             report(&format!("cannot unmount {}: {error}", rootfs.display()));
@@ -123,7 +127,8 @@ impl Shim {
         if record.runtime.knows(&record.id) {
             // In our own directory: containerd removes the bundle meanwhile.
             let directory = self.place.container(&record.id);
-            let deleted = record.runtime.delete(&self.children, &record.id, &directory, true);
+            let runtime = record.runtime.clone().with_patience(REMOVAL);
+            let deleted = runtime.delete(&self.children, &record.id, &directory, true);
             if let Err(error) = deleted {
                 report(&format!("cannot tidy up after {}: {error}", record.id));
             }

@@ -76,6 +76,7 @@ impl Shim {
         let started = runtime.exec(&self.children, &make, spec);
         std::fs::remove_file(make.pid_file).ok();
         let pid = started.map_err(|error| refusal(&error))?;
+        self.refuse_foreign(pid)?;
         {
             let mut state = container.state();
             let process = state

@@ -181,18 +181,26 @@ fn ensure(place: &Place, arguments: &Arguments, ttrpc: Option<PathBuf>) -> io::R
         let hello = Client::connect(&place.control_socket()).and_then(|mut client| client.greet(ttrpc.clone()));
         let Err(error) = hello else { return Ok(()) };
         if Instant::now() > deadline {
-            let message = format!("no shim answers at {}: {error}", place.directory().display());
+            let message = format!("the shim does not answer: {}", crate::model::causes(&error));
             return Err(io::Error::new(ErrorKind::TimedOut, message));
         }
-        launch(place, arguments)?;
+        match launch(place, arguments) {
+            // One that leaves took the place with it.
+            Err(error) if error.kind() == ErrorKind::NotFound => std::thread::sleep(Duration::from_millis(5)),
+            launched => launched?,
+        }
     }
 }
 
 /// Starts a shim and waits until it serves, or ends because another does.
 fn launch(place: &Place, arguments: &Arguments) -> io::Result<()> {
-    place.make()?;
+    let named = |what: &str, error: io::Error| {
+        io::Error::new(error.kind(), format!("{what} {}: {error}", place.directory().display()))
+    };
+    place.make().map_err(|error| named("cannot make", error))?;
     let mut open = fs::OpenOptions::new();
-    let messages = open.append(true).create(true).mode(0o600).open(place.messages())?;
+    let messages = open.append(true).create(true).mode(0o600).open(place.messages());
+    let messages = messages.map_err(|error| named("cannot write messages in", error))?;
     if messages.metadata()?.len() > MAX_MESSAGES {
         messages.set_len(0)?;
     }
@@ -219,9 +227,11 @@ fn launch(place: &Place, arguments: &Arguments) -> io::Result<()> {
     let mut child = sys::spawn::detach(&mut command).spawn()?;
     let mut ready = [0; 1];
     let told = child.stdout.take().expect("it is piped").read(&mut ready)?;
-    if told == 0 {
-        // Another was faster, or its messages say why.
-        child.wait()?;
+    // Else another was faster.
+    if told == 0 && !child.wait()?.success() {
+        let messages = fs::read_to_string(place.messages()).unwrap_or_default();
+        let last = messages.lines().last().unwrap_or("it says nothing");
+        return Err(io::Error::other(format!("a shim cannot be started: {last}")));
     }
     Ok(())
 }
@@ -239,14 +249,19 @@ fn serve_here(arguments: &Arguments) -> io::Result<()> {
         namespace: arguments.namespace.clone(),
         ttrpc: arguments.ttrpc.clone(),
     };
-    serve::serve(orders, || {
+    let served = serve::serve(orders, || {
         let mut stdout = io::stdout();
         stdout.write_all(b"!").and_then(|()| stdout.flush()).ok();
         // Whoever started us waits for its end.
         if let Ok(null) = fs::OpenOptions::new().write(true).open("/dev/null") {
             nix::unistd::dup2_stdout(null).ok();
         }
-    })
+    });
+    match served {
+        // As good as being it.
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(()),
+        other => other,
+    }
 }
 
 /// Raises our limit of open files. Gives the soft limit for the programs that we start, if it is another.

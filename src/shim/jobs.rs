@@ -59,9 +59,9 @@ impl Jobs {
         queue.running == 0 && queue.waiting.is_empty()
     }
 
-    /// Whether some wait for a thread.
-    pub fn is_waiting(&self) -> bool {
-        !super::lock(&self.queue).waiting.is_empty()
+    /// How many wait for a thread.
+    pub fn waiting(&self) -> usize {
+        super::lock(&self.queue).waiting.len()
     }
 
     fn work(&self) {

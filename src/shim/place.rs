@@ -105,13 +105,19 @@ impl Place {
         builder.create(self.logs())
     }
 
-    /// Removes the place of a shim that leaves. One that still holds a container stays, but for its sockets.
+    /// Removes the place of a shim that leaves, which holds the lock. One that still holds a container stays, but for
+    /// its sockets. It is moved away first: the lock is free as soon as its file is gone, and what the next shim makes
+    /// here is not ours to remove.
     pub fn clear(&self) {
         for name in [self.task_socket(), self.control_socket(), self.log_socket()] {
             std::fs::remove_file(name).ok();
         }
         if std::fs::remove_dir(self.containers()).is_ok() {
-            std::fs::remove_dir_all(&self.0).ok();
+            let mut gone = self.0.clone().into_os_string();
+            gone.push(format!(".{}", std::process::id()));
+            if std::fs::rename(&self.0, &gone).is_ok() {
+                std::fs::remove_dir_all(gone).ok();
+            }
         }
     }
 }

@@ -11,6 +11,9 @@ use super::stats;
 use crate::proto::shim::{self as proto, process, runc, task};
 use crate::ttrpc::{Code, Status};
 
+/// How many calls may wait for the end of one process.
+const MAX_WAITERS: usize = 4096;
+
 impl Shim {
     pub fn state(&self, request: &task::StateRequest) -> Result<task::StateResponse, Status> {
         let container = self.container(&request.id)?;
@@ -87,6 +90,10 @@ impl Shim {
             .ok_or_else(|| no_exec(&request.exec_id))?;
         if let Some(exit) = process.phase.exit() {
             return Ok(Some(waited(exit)));
+        }
+        if process.waiters.len() >= MAX_WAITERS {
+            let message = format!("{MAX_WAITERS} calls wait for the process already");
+            return Err(Status::new(Code::ResourceExhausted, message));
         }
         process.waiters.push(waiter);
         Ok(None)

@@ -63,6 +63,8 @@ struct Loop {
     watches: BTreeMap<u64, Watch>,
     next: u64,
     idle_since: Option<Instant>,
+    /// A descriptor to be given up when there are no others.
+    spare: Option<File>,
     /// Held for as long as we live: whoever has it owns the place.
     lock: File,
 }
@@ -116,7 +118,11 @@ fn lock(place: &Place) -> io::Result<File> {
     let deadline = Instant::now() + SUCCEED;
     loop {
         place.make()?;
-        let lock = File::create(place.lock())?;
+        let lock = match File::create(place.lock()) {
+            // The one that leaves took the place with it.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
         match lock.try_lock() {
             Ok(()) => match fs::metadata(place.lock()) {
                 Ok(there) if there.ino() == lock.metadata()?.ino() => return Ok(lock),
@@ -149,6 +155,26 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// A connection that is there. One for which there is no descriptor is closed: otherwise it would be announced for ever.
+fn accept(listener: &UnixListener, spare: &mut Option<File>) -> Option<UnixStream> {
+    match listener.accept() {
+        Ok((socket, _)) => Some(socket),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            *spare = None;
+            if listener.accept().is_ok() {
+                report(&format!("closed a connection: {error}"));
+            }
+            *spare = self::spare();
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
 impl Loop {
     /// Nobody is served yet.
     fn new(
@@ -174,6 +200,7 @@ impl Loop {
             watches: BTreeMap::new(),
             next: 0,
             idle_since: None,
+            spare: spare(),
             lock,
         })
     }
@@ -226,7 +253,7 @@ impl Loop {
     // ---- connections
 
     fn accept_tasks(&mut self) {
-        while let Ok((socket, _)) = self.tasks.accept() {
+        while let Some(socket) = accept(&self.tasks, &mut self.spare) {
             let number = self.number();
             let added = socket
                 .set_nonblocking(true)
@@ -243,7 +270,7 @@ impl Loop {
     }
 
     fn accept_control(&mut self) {
-        while let Ok((socket, _)) = self.control.accept() {
+        while let Some(socket) = accept(&self.control, &mut self.spare) {
             self.idle_since = None;
             control_server::converse(&self.shim, socket);
         }
@@ -280,6 +307,7 @@ impl Loop {
     fn hang_up(&mut self, number: u64) {
         if let Some(connection) = self.connections.remove(&number) {
             self.epoll.delete(&connection.socket).ok();
+            self.shim.forget_waiters(number);
         }
     }
 
@@ -336,7 +364,7 @@ impl Loop {
             return in_ms(LINGER.saturating_sub(since.elapsed()));
         }
         // A thread that could not be had is tried for again; a log that is closed wakes nobody here.
-        let waiting = self.shim.jobs.is_waiting() || self.shim.tidying.is_waiting();
+        let waiting = self.shim.jobs.waiting() + self.shim.tidying.waiting() > 0;
         match (waiting, self.shim.has_containers()) {
             (true, _) => in_ms(Duration::from_millis(100)),
             (false, false) => in_ms(Duration::from_millis(500)),
@@ -373,22 +401,16 @@ impl Loop {
 }
 
 impl Connection {
-    /// Reads what is there. False: the other end has left.
+    /// Reads a piece of what is there; the others have their turn before the next one. False: the other end has left.
     fn read(&mut self) -> io::Result<bool> {
         let mut buffer = [0; PIECE];
-        loop {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => return Ok(false),
-                Ok(count) => {
-                    self.requests.push(&buffer[..count]);
-                    if count < PIECE {
-                        return Ok(true);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        match self.socket.read(&mut buffer) {
+            Ok(count) => {
+                self.requests.push(&buffer[..count]);
+                Ok(count > 0)
             }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 

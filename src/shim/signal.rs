@@ -13,11 +13,20 @@ use crate::proto::shim::{events, task};
 use crate::sys::process::Handle;
 use crate::ttrpc::{Code, Status};
 
+/// The last of the real-time signals (signal(7)).
+const MAX_SIGNAL: i32 = 64;
+
 impl Shim {
     /// Sends a signal by pidfd: nobody else's process can be hit.
     pub fn kill(self: &Arc<Self>, request: &task::KillRequest) -> Result<(), Status> {
         let container = self.container(&request.id)?;
-        let signal = i32::try_from(request.signal).unwrap_or(0);
+        let signal = i32::try_from(request.signal)
+            .ok()
+            .filter(|signal| *signal <= MAX_SIGNAL);
+        let signal = signal.ok_or_else(|| {
+            let message = format!("{} is no signal", request.signal);
+            Status::new(Code::InvalidArgument, message)
+        })?;
         let (handle, cgroups, own_pids, paused) = {
             let state = container.state();
             let process = state

@@ -99,7 +99,7 @@ impl Shim {
         let runtime = record.runtime.clone().with_patience(patience);
         let restored = runtime.restore(&self.children, &make, checkpoint.as_ref());
         let pid = restored.map_err(|error| refusal(&error))?;
-        self.own(container, pid);
+        self.own(container, pid)?;
         container.state().init.kept = Some(ends.settle(self, &record.id, "")?);
         // Owning it says that it is created.
         let mut state = container.state();
@@ -133,6 +133,7 @@ impl Shim {
                     }
                     process.phase.started();
                     process.phase.end(Exit::unknown());
+                    self.dismiss(process);
                 }
                 Err(status)
             }

@@ -14,6 +14,9 @@ use crate::ttrpc::{Call, Code, Status};
 
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
+/// How many calls may wait for others that take their time.
+const MAX_WAITING: usize = 4096;
+
 /// Answers a call of `connection`, now or later.
 pub fn take(shim: &Arc<Shim>, connection: u64, call: Call) {
     let stream = call.stream;
@@ -111,6 +114,10 @@ fn later<Q: Send + 'static, A: Message + 'static>(
     request: Q,
     verb: fn(&Arc<Shim>, Q, Duration) -> Result<A, Status>,
 ) -> Option<Result<Vec<u8>, Status>> {
+    if shim.jobs.waiting() >= MAX_WAITING {
+        let message = format!("{MAX_WAITING} calls wait for their turn already");
+        return Some(Err(Status::new(Code::ResourceExhausted, message)));
+    }
     let patience = call.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
     let worker = Arc::clone(shim);
     shim.jobs.run(move || {

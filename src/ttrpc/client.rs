@@ -45,11 +45,7 @@ pub struct Client {
 impl Client {
     /// Connects to the socket at `path`, within 5 s.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        let socket = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        // Bounds connect(2), too (socket(7)).
-        socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(CONNECT, 0))?;
-        socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(Self::over(UnixStream::from(socket)))
+        Ok(Self::over(dial(path)?))
     }
 
     /// A client on a connection that was made before.
@@ -117,6 +113,15 @@ impl Client {
             }
         }
     }
+}
+
+/// Connects to the socket at `path`, within 5 s.
+pub fn dial(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Bounds connect(2), too (socket(7)).
+    socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(CONNECT, 0))?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// The body of the response on `stream`; None for anything else, such as an answer that came too late.

@@ -20,6 +20,9 @@ pub use status::{Code, Status};
 /// The metadata that carries containerd's namespace (`TTRPCHeader` in containerd's namespaces package).
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
 
+/// The most characters of an error's message: callers may have part in what it says.
+const MAX_WORDS: usize = 4096;
+
 /// A request for a method.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -137,9 +140,14 @@ pub fn answer(stream: u32, result: Result<Vec<u8>, Status>) -> Vec<u8> {
 }
 
 fn refusal(status: Status) -> wire::Response {
+    let mut message = status.message;
+    if let Some((end, _)) = message.char_indices().nth(MAX_WORDS) {
+        message.truncate(end);
+        message.push('…');
+    }
     let status = rpc::Status {
         code: status.code.to_wire(),
-        message: status.message,
+        message,
         details: Vec::new(),
     };
     wire::Response {
