@@ -1,7 +1,7 @@
 //! A containerd of the test's own, the shim that it runs, and the search for what tasks left.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,7 +62,7 @@ impl Node {
         let containerd = Containerd::start();
         // A remapped root must reach its root file system.
         fs::set_permissions(containerd.scratch(), fs::Permissions::from_mode(0o711)).unwrap();
-        busybox(&containerd.scratch().join("busybox"));
+        support::busybox(&containerd.scratch().join("busybox"));
         let channel = berth::containerd::Client::new(&containerd.socket(), NAMESPACE).channel();
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let this = Self {
@@ -269,19 +269,4 @@ fn below(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let directories = entries.filter(|entry| entry.path().is_dir());
     directories.map(|entry| entry.path().display().to_string()).collect()
-}
-
-/// Makes a root file system of busybox and its applets.
-fn busybox(root: &Path) {
-    for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
-        fs::create_dir_all(root.join(directory)).unwrap();
-    }
-    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for applet in [
-        "sh", "cat", "dd", "echo", "head", "id", "kill", "ls", "mount", "pwd", "sleep", "stty", "touch", "true",
-        "false", "tty", "wc", "yes", "env", "readlink", "seq",
-    ] {
-        symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
 }

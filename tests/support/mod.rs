@@ -340,7 +340,7 @@ pub fn cgroup_pids(path: &Path) -> Vec<u32> {
 }
 
 /// Unmounts whatever is left below a directory, the last mounted first.
-fn unmount_below(dir: &Path) {
+pub fn unmount_below(dir: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
     let mut points: Vec<_> = points.filter(|point| point.starts_with(dir)).collect();
@@ -349,5 +349,20 @@ fn unmount_below(dir: &Path) {
         if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
             eprintln!("{}: {}", point.display(), io::Error::from(error));
         }
+    }
+}
+
+/// Makes a root file system of busybox and its applets.
+pub fn busybox(root: &Path) {
+    for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        std::fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    std::fs::set_permissions(root.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    for applet in [
+        "sh", "cat", "dd", "echo", "head", "id", "kill", "ls", "mount", "pwd", "sleep", "stty", "touch", "true",
+        "false", "tty", "wc", "yes", "env", "readlink", "seq",
+    ] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
 }
