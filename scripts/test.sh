@@ -42,6 +42,7 @@ matrix() {
         if [ "${CI:-}" = true ]; then failed=$((failed + 1)); fi
         return
     fi
+    tests "pods, on containerd 2 and the stock shim" env BERTH_TEST_HANDLER=stock BERTH_TEST_CONTAINERD="$containerd" "${pods[@]}"
     tests "pods, on containerd 2" env BERTH_TEST_CONTAINERD="$containerd" "${pods[@]}"
     tests "our shim itself, on containerd 2" env BERTH_TEST_CONTAINERD="$containerd" "${behaviour[@]}"
     tests "the stock shim itself, on containerd 2" env BERTH_TEST_CONTAINERD="$containerd" BERTH_TEST_SHIM=stock "${behaviour[@]}"

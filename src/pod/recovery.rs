@@ -149,6 +149,9 @@ impl Core {
         }
         match action {
             Action::Keep => {
+                if state == ContainerState::Created {
+                    self.forget_task(&sandbox, container).await?;
+                }
                 container.set_gone();
                 remove_directory(self.paths.container(id))
             }

@@ -273,6 +273,68 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "hidden");
     }
 
+    fn snapshot(fs_type: &str, source: &Path, options: &[String]) -> Mount {
+        Mount {
+            fs_type: fs_type.to_owned(),
+            source: source.display().to_string(),
+            options: options.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_bind_mount_of_a_snapshotter_has_its_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, path) = (dir.path().join("source"), dir.path().join("path"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(source.join("file"), "seen").unwrap();
+        let _mounted = Mounted(&path);
+        filesystem(
+            &snapshot("bind", &source, &["rbind".to_owned(), "ro".to_owned()]),
+            &path,
+        )
+        .unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "seen");
+        assert!(fs::write(path.join("file"), "").is_err());
+        assert!(fs::write(source.join("file"), "").is_ok());
+    }
+
+    #[test]
+    fn an_overlay_is_mounted_whether_its_options_fit_a_page_or_not() {
+        for (layers, length) in [(3, 10), (100, 60)] {
+            let dir = tempfile::tempdir().unwrap();
+            let names: Vec<_> = (0..layers).map(|n| dir.path().join(format!("{n:0>length$}"))).collect();
+            for (n, layer) in names.iter().enumerate() {
+                fs::create_dir(layer).unwrap();
+                fs::write(layer.join("top"), n.to_string()).unwrap();
+                fs::write(layer.join(format!("file{n}")), "").unwrap();
+            }
+            let [upper, work, path] = ["upper", "work", "path"].map(|name| dir.path().join(name));
+            for made in [&upper, &work, &path] {
+                fs::create_dir(made).unwrap();
+            }
+            let lower: Vec<_> = names.iter().map(|name| name.display().to_string()).collect();
+            let options = [
+                "index=off".to_owned(),
+                format!("workdir={}", work.display()),
+                format!("upperdir={}", upper.display()),
+                format!("lowerdir={}", lower.join(":")),
+                "nosuid".to_owned(),
+            ];
+            let _mounted = Mounted(&path);
+            filesystem(&snapshot("overlay", Path::new("overlay"), &options), &path).unwrap();
+            assert_eq!(
+                fs::read_to_string(path.join("top")).unwrap(),
+                "0",
+                "the first is the uppermost"
+            );
+            assert!(path.join(format!("file{}", layers - 1)).exists());
+            fs::write(path.join("new"), "").unwrap();
+            assert!(upper.join("new").exists());
+            assert!(of(&path).unwrap().options.contains("nosuid"));
+        }
+    }
+
     #[test]
     fn sharing_a_directory_twice_mounts_it_once() {
         let dir = tempfile::tempdir().unwrap();
