@@ -14,8 +14,8 @@ use crate::ttrpc::{Call, Code, Status};
 
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
-/// How many calls may wait for others that take their time.
-const MAX_WAITING: usize = 4096;
+/// How many calls of one connection may be under way that take their time. containerd has a connection for each task.
+const MAX_UNDERWAY: usize = 1024;
 
 /// Answers a call of `connection`, now or later.
 pub fn take(shim: &Arc<Shim>, connection: u64, call: Call) {
@@ -52,13 +52,19 @@ fn route(shim: &Arc<Shim>, connection: u64, call: Call) -> Option<Result<Vec<u8>
         "Create" => match call.decode::<task::CreateTaskRequest>() {
             Ok(request) => {
                 // From now on, not from when its turn comes: a Delete may be next.
-                shim.making.begin(&request.id);
-                later(shim, to, &call, request, |shim, request, patience| {
+                let id = request.id.clone();
+                shim.making.begin(&id);
+                let answer = later(shim, to, &call, request, |shim, request, patience| {
                     let id = request.id.clone();
                     let made = shim.create(request, patience);
                     shim.making.end(&id);
                     made
-                })
+                });
+                if answer.is_some() {
+                    // It was refused, and has no turn.
+                    shim.making.end(&id);
+                }
+                answer
             }
             Err(status) => Some(Err(status)),
         },
@@ -114,14 +120,15 @@ fn later<Q: Send + 'static, A: Message + 'static>(
     request: Q,
     verb: fn(&Arc<Shim>, Q, Duration) -> Result<A, Status>,
 ) -> Option<Result<Vec<u8>, Status>> {
-    if shim.jobs.waiting() >= MAX_WAITING {
-        let message = format!("{MAX_WAITING} calls wait for their turn already");
+    if !shim.begin_call(to.connection, MAX_UNDERWAY) {
+        let message = format!("{MAX_UNDERWAY} calls of this connection are under way already");
         return Some(Err(Status::new(Code::ResourceExhausted, message)));
     }
     let patience = call.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
     let worker = Arc::clone(shim);
     shim.jobs.run(move || {
         let answer = verb(&worker, request, patience).map(|answer| answer.encode_to_vec());
+        worker.end_call(to.connection);
         worker.outbox.answer(to.connection, to.stream, answer);
     });
     None

@@ -146,6 +146,44 @@ fn calls_that_wait_in_vain_are_bounded_and_go_with_their_connection() {
 }
 
 #[test]
+fn a_flood_of_slow_calls_is_refused_to_its_own_connection_alone() {
+    let ground = Ground::new();
+    let slow = ground.sleeper().by("sleep 0.2; exit 1");
+    slow.prepare();
+    let mut flood = ground.connect();
+    let create = |number: u32| task::CreateTaskRequest {
+        id: format!("flood-{number}"),
+        ..slow.request()
+    };
+    let streams: Vec<u32> = (0..1500)
+        .map(|number| flood.send(call("Create", &create(number))))
+        .collect();
+    // Another one's slow call waits for its turn.
+    let mut other = ground.connect();
+    let stats = task::StatsRequest {
+        id: "nobody".to_owned(),
+    };
+    assert_eq!(code(other.ask::<()>("Stats", &stats)), Code::NotFound);
+    let mut refused = Vec::new();
+    for _ in &streams {
+        let (stream, answer) = flood.next().unwrap();
+        if code(answer) == Code::ResourceExhausted {
+            refused.push(stream);
+        }
+    }
+    assert!((1..500).contains(&refused.len()), "{} refused", refused.len());
+    // What was refused is not waited for.
+    let number = streams.iter().position(|stream| *stream == refused[0]).unwrap();
+    let delete = task::DeleteRequest {
+        id: create(number.try_into().unwrap()).id,
+        ..Default::default()
+    };
+    assert_eq!(code(other.ask::<()>("Delete", &delete)), Code::NotFound);
+    ground.serves();
+    ground.end();
+}
+
+#[test]
 fn five_hundred_connections_are_served_at_once() {
     let ground = Ground::new();
     ground.ensure();
