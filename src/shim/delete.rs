@@ -1,4 +1,4 @@
-//! Delete: what has ended is forgotten. The OCI runtime tidies up after it in the background.
+//! Delete: what has ended is forgotten. Where the OCI runtime has something to tidy up, it does so in the background.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,14 +51,10 @@ impl Shim {
             exited_at: Some(timestamp(exit.at)),
             id: String::new(),
         });
-        self.unmount(&record);
-        if let Some(cgroups) = &record.cgroups {
-            cgroups.remove();
-        }
         if record.hooks {
             // They may want the bundle, which is containerd's to remove once this is answered.
             self.tidy(&record);
-        } else {
+        } else if !self.tidy_at_once(&record) {
             self.tidy_later(record);
         }
         self.drop_container(&container.id);
@@ -105,6 +101,15 @@ impl Shim {
         if let Err(error) = sys::mount::unmount(&rootfs) {
             report(&format!("cannot unmount {}: {error}", rootfs.display()));
         }
+    }
+
+    /// Removes all that is left without running the OCI runtime, where that is possible.
+    fn tidy_at_once(&self, record: &Record) -> bool {
+        self.unmount(record);
+        if let Some(cgroups) = &record.cgroups {
+            cgroups.remove();
+        }
+        record.runtime.forget(&self.children, &record.id) && Record::remove(&self.place, &record.id).is_ok()
     }
 
     pub(super) fn tidy_later(self: &Arc<Self>, record: Record) {

@@ -4,11 +4,13 @@
 //! with all that it started, and what it left behind is removed. Errors read as containerd's stock shim words them
 //! (containerd, pkg/process/init.go), because people search for those words.
 //!
-//! `start` is the exception: a created container waits at a FIFO in the runtime's state directory, and to let it go
-//! costs no process ([`Runtime::release`]).
+//! `start` is an exception: a created container waits at a FIFO in the runtime's state directory, and to let it go
+//! costs no process ([`Runtime::release`]). Nor does `delete` where nothing is left but that directory
+//! ([`Runtime::forget`]).
 
 mod invoke;
 mod release;
+mod remove;
 #[cfg(test)]
 mod tests;
 

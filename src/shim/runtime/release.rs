@@ -35,7 +35,7 @@ const VERSION: Duration = Duration::from_secs(10);
 
 /// A runtime whose FIFO is understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flavour {
+pub(super) enum Flavour {
     Runc,
     Crun,
 }
@@ -88,7 +88,7 @@ impl Runtime {
         is_runtimes && self.root.join(id).join("exec.fifo").exists()
     }
 
-    fn flavour(&self, children: &Children) -> Option<Flavour> {
+    pub(super) fn flavour(&self, children: &Children) -> Option<Flavour> {
         let identity = identity(self.resolve())?;
         let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, flavour)) = known.iter().find(|(known, _)| *known == identity) {
