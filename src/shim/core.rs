@@ -1,5 +1,6 @@
 //! What the main loop and the jobs share: the containers, whose pid is whose, and the ways out.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -46,6 +47,8 @@ pub struct Shim {
     pub making: Underway,
     /// Deleted ones that the OCI runtime still tidies up after.
     pub tidied: Underway,
+    /// How many calls that take their time each connection has under way.
+    calls: Mutex<HashMap<u64, usize>>,
     pids: Mutex<Pids>,
     /// What the main loop is to watch from now on.
     watches: Mutex<Vec<Watch>>,
@@ -100,6 +103,7 @@ impl Shim {
             containers: Mutex::default(),
             making: Underway::default(),
             tidied: Underway::default(),
+            calls: Mutex::default(),
             pids: Mutex::default(),
             watches: Mutex::default(),
             conversations: Conversations::default(),
@@ -161,6 +165,26 @@ impl Shim {
             let State { init, execs, .. } = &mut *state;
             for process in std::iter::once(init).chain(execs.values_mut()) {
                 process.waiters.retain(|waiter| waiter.connection != connection);
+            }
+        }
+    }
+
+    // ---- calls
+
+    /// Counts a call of a connection that takes its time. False: there are `most` already.
+    pub fn begin_call(&self, connection: u64, most: usize) -> bool {
+        let mut calls = lock(&self.calls);
+        let count = calls.entry(connection).or_default();
+        let fits = *count < most;
+        *count += usize::from(fits);
+        fits
+    }
+
+    pub fn end_call(&self, connection: u64) {
+        if let Entry::Occupied(mut count) = lock(&self.calls).entry(connection) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
     }

@@ -14,8 +14,8 @@ use crate::ttrpc::{Call, Code, Status};
 
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
-/// How many calls may wait for others that take their time.
-const MAX_WAITING: usize = 4096;
+/// How many calls of one connection may be under way that take their time. containerd has a connection for each task.
+const MAX_UNDERWAY: usize = 1024;
 
 /// Answers a call of `connection`, now or later.
 pub fn take(shim: &Arc<Shim>, connection: u64, call: Call) {
@@ -49,23 +49,17 @@ fn route(shim: &Arc<Shim>, connection: u64, call: Call) -> Option<Result<Vec<u8>
             Ok(Some(ended)) => Some(Ok(ended)),
             Err(status) => Some(Err(status)),
         },
-        "Create" => match call.decode::<task::CreateTaskRequest>() {
+        "Create" => create(shim, to, &call),
+        "Start" => slow(shim, to, &call, |shim, request, patience| shim.start(request, patience)),
+        "Delete" => match call.decode::<task::DeleteRequest>() {
             Ok(request) => {
-                // From now on, not from when its turn comes: a Delete may be next.
-                shim.making.begin(&request.id);
-                later(shim, to, &call, request, |shim, request, patience| {
-                    let id = request.id.clone();
-                    let made = shim.create(request, patience);
-                    shim.making.end(&id);
-                    made
+                let asked = (request, shim.making.latest());
+                later(shim, to, &call, asked, |shim, (request, latest), patience| {
+                    shim.delete(&request, latest, patience)
                 })
             }
             Err(status) => Some(Err(status)),
         },
-        "Start" => slow(shim, to, &call, |shim, request, patience| shim.start(request, patience)),
-        "Delete" => slow(shim, to, &call, |shim, request, patience| {
-            shim.delete(&request, patience)
-        }),
         "Pause" => slow(shim, to, &call, |shim, request, patience| {
             shim.pause(&request, patience)
         }),
@@ -83,6 +77,33 @@ fn route(shim: &Arc<Shim>, connection: u64, call: Call) -> Option<Result<Vec<u8>
             format!("there is no method {other:?} here"),
         ))),
     }
+}
+
+/// A creation is under way from now on, not from when its turn comes: a Delete may be next.
+fn create(shim: &Arc<Shim>, to: Waiter, call: &Call) -> Option<Result<Vec<u8>, Status>> {
+    let request = match call.decode::<task::CreateTaskRequest>() {
+        Ok(request) => request,
+        Err(status) => return Some(Err(status)),
+    };
+    let id = request.id.clone();
+    let making = shim.making.begin(&id);
+    let answer = later(
+        shim,
+        to,
+        call,
+        (request, making),
+        |shim, (request, making), patience| {
+            let id = request.id.clone();
+            let made = shim.create(request, patience);
+            shim.making.end(&id, making);
+            made
+        },
+    );
+    if answer.is_some() {
+        // It was refused, and has no turn.
+        shim.making.end(&id, making);
+    }
+    answer
 }
 
 /// Answered at once: it looks at what is known, or makes a system call.
@@ -114,14 +135,15 @@ fn later<Q: Send + 'static, A: Message + 'static>(
     request: Q,
     verb: fn(&Arc<Shim>, Q, Duration) -> Result<A, Status>,
 ) -> Option<Result<Vec<u8>, Status>> {
-    if shim.jobs.waiting() >= MAX_WAITING {
-        let message = format!("{MAX_WAITING} calls wait for their turn already");
+    if !shim.begin_call(to.connection, MAX_UNDERWAY) {
+        let message = format!("{MAX_UNDERWAY} calls of this connection are under way already");
         return Some(Err(Status::new(Code::ResourceExhausted, message)));
     }
     let patience = call.timeout.map_or(PATIENCE, |timeout| timeout.min(PATIENCE));
     let worker = Arc::clone(shim);
     shim.jobs.run(move || {
         let answer = verb(&worker, request, patience).map(|answer| answer.encode_to_vec());
+        worker.end_call(to.connection);
         worker.outbox.answer(to.connection, to.stream, answer);
     });
     None

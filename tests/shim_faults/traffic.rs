@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth::proto::shim::task;
 use berth::ttrpc::{self, Call, Code};
@@ -142,6 +142,72 @@ fn calls_that_wait_in_vain_are_bounded_and_go_with_their_connection() {
         wire.next().unwrap().0 == end
     });
     bundle.remove();
+    ground.end();
+}
+
+#[test]
+fn a_flood_of_slow_calls_is_refused_to_its_own_connection_alone() {
+    let ground = Ground::new();
+    let slow = ground.sleeper().by("sleep 0.2; exit 1");
+    slow.prepare();
+    let mut flood = ground.connect();
+    let create = |number: u32| task::CreateTaskRequest {
+        id: format!("flood-{number}"),
+        ..slow.request()
+    };
+    let streams: Vec<u32> = (0..1500)
+        .map(|number| flood.send(call("Create", &create(number))))
+        .collect();
+    // Another one's slow call waits for its turn.
+    let mut other = ground.connect();
+    let stats = task::StatsRequest {
+        id: "nobody".to_owned(),
+    };
+    assert_eq!(code(other.ask::<()>("Stats", &stats)), Code::NotFound);
+    let mut refused = Vec::new();
+    for _ in &streams {
+        let (stream, answer) = flood.next().unwrap();
+        if code(answer) == Code::ResourceExhausted {
+            refused.push(stream);
+        }
+    }
+    assert!((1..500).contains(&refused.len()), "{} refused", refused.len());
+    // What was refused is not waited for.
+    let number = streams.iter().position(|stream| *stream == refused[0]).unwrap();
+    let delete = task::DeleteRequest {
+        id: create(number.try_into().unwrap()).id,
+        ..Default::default()
+    };
+    assert_eq!(code(other.ask::<()>("Delete", &delete)), Code::NotFound);
+    ground.serves();
+    ground.end();
+}
+
+#[test]
+fn deletions_between_creations_of_one_id_keep_nobody_from_their_turn() {
+    let ground = Ground::new();
+    ground.ensure();
+    let mut wire = ground.connect();
+    let create = task::CreateTaskRequest {
+        id: "one".to_owned(),
+        bundle: ground.path("nowhere").display().to_string(),
+        ..Default::default()
+    };
+    let delete = task::DeleteRequest {
+        id: "one".to_owned(),
+        ..Default::default()
+    };
+    let begin = Instant::now();
+    for _ in 0..200 {
+        wire.send(call("Create", &create));
+        wire.send(call("Delete", &delete));
+    }
+    ground.serves();
+    for _ in 0..400 {
+        let (_, refused) = wire.next().unwrap();
+        assert!([Code::Unknown, Code::NotFound].contains(&code(refused)));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(30));
     ground.end();
 }
 
