@@ -196,7 +196,7 @@ fn forget(shim: &Arc<Shim>, id: String) -> Result<bool, String> {
         ..Default::default()
     };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while let Err(status) = shim.delete(&delete, create::PATIENCE) {
+    while let Err(status) = shim.delete(&delete, shim.making.latest(), create::PATIENCE) {
         // Given up while it was made.
         if status.code == Code::NotFound {
             return Ok(false);

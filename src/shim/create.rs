@@ -60,7 +60,7 @@ impl Shim {
             let message = format!("{:?} is no id of a container", request.id);
             return Err(Status::new(Code::InvalidArgument, message));
         }
-        if !self.tidied.wait(&request.id, patience) {
+        if !self.tidied.wait(&request.id, self.tidied.latest(), patience) {
             let message = format!("what was left of an earlier {:?} is still being removed", request.id);
             return Err(Status::new(Code::Unavailable, message));
         }

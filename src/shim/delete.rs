@@ -11,6 +11,7 @@ use super::query::timestamp;
 use super::record::{Record, Recorded};
 use super::report;
 use super::start::{no_exec, refused};
+use super::underway::Beginning;
 use crate::proto::shim::{events, task};
 use crate::sys;
 use crate::ttrpc::{Code, Status};
@@ -19,14 +20,16 @@ use crate::ttrpc::{Code, Status};
 const REMOVAL: Duration = Duration::from_secs(30);
 
 impl Shim {
-    /// Deletes a container, or with an exec id a process, that has ended.
+    /// Deletes a container, or with an exec id a process, that has ended. `latest` is the last creation that was asked
+    /// for before.
     pub fn delete(
         self: &Arc<Self>,
         request: &task::DeleteRequest,
+        latest: Beginning,
         patience: Duration,
     ) -> Result<task::DeleteResponse, Status> {
         // One whose caller went away: containerd deletes it at once, and asks only once.
-        if !self.making.wait(&request.id, PATIENCE) {
+        if !self.making.wait(&request.id, latest, PATIENCE) {
             return Err(Status::new(Code::DeadlineExceeded, "the container is still being made"));
         }
         let container = self.container(&request.id)?;
@@ -113,11 +116,11 @@ impl Shim {
     }
 
     pub(super) fn tidy_later(self: &Arc<Self>, record: Record) {
-        self.tidied.begin(&record.id);
+        let tidying = self.tidied.begin(&record.id);
         let shim = Arc::clone(self);
         self.tidying.run(move || {
             shim.tidy(&record);
-            shim.tidied.end(&record.id);
+            shim.tidied.end(&record.id, tidying);
             shim.outbox.ring();
         });
     }

@@ -49,29 +49,17 @@ fn route(shim: &Arc<Shim>, connection: u64, call: Call) -> Option<Result<Vec<u8>
             Ok(Some(ended)) => Some(Ok(ended)),
             Err(status) => Some(Err(status)),
         },
-        "Create" => match call.decode::<task::CreateTaskRequest>() {
+        "Create" => create(shim, to, &call),
+        "Start" => slow(shim, to, &call, |shim, request, patience| shim.start(request, patience)),
+        "Delete" => match call.decode::<task::DeleteRequest>() {
             Ok(request) => {
-                // From now on, not from when its turn comes: a Delete may be next.
-                let id = request.id.clone();
-                shim.making.begin(&id);
-                let answer = later(shim, to, &call, request, |shim, request, patience| {
-                    let id = request.id.clone();
-                    let made = shim.create(request, patience);
-                    shim.making.end(&id);
-                    made
-                });
-                if answer.is_some() {
-                    // It was refused, and has no turn.
-                    shim.making.end(&id);
-                }
-                answer
+                let asked = (request, shim.making.latest());
+                later(shim, to, &call, asked, |shim, (request, latest), patience| {
+                    shim.delete(&request, latest, patience)
+                })
             }
             Err(status) => Some(Err(status)),
         },
-        "Start" => slow(shim, to, &call, |shim, request, patience| shim.start(request, patience)),
-        "Delete" => slow(shim, to, &call, |shim, request, patience| {
-            shim.delete(&request, patience)
-        }),
         "Pause" => slow(shim, to, &call, |shim, request, patience| {
             shim.pause(&request, patience)
         }),
@@ -89,6 +77,33 @@ fn route(shim: &Arc<Shim>, connection: u64, call: Call) -> Option<Result<Vec<u8>
             format!("there is no method {other:?} here"),
         ))),
     }
+}
+
+/// A creation is under way from now on, not from when its turn comes: a Delete may be next.
+fn create(shim: &Arc<Shim>, to: Waiter, call: &Call) -> Option<Result<Vec<u8>, Status>> {
+    let request = match call.decode::<task::CreateTaskRequest>() {
+        Ok(request) => request,
+        Err(status) => return Some(Err(status)),
+    };
+    let id = request.id.clone();
+    let making = shim.making.begin(&id);
+    let answer = later(
+        shim,
+        to,
+        call,
+        (request, making),
+        |shim, (request, making), patience| {
+            let id = request.id.clone();
+            let made = shim.create(request, patience);
+            shim.making.end(&id, making);
+            made
+        },
+    );
+    if answer.is_some() {
+        // It was refused, and has no turn.
+        shim.making.end(&id, making);
+    }
+    answer
 }
 
 /// Answered at once: it looks at what is known, or makes a system call.

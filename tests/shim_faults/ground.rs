@@ -181,12 +181,15 @@ impl Ground {
     }
 
     pub fn leave(&self) {
-        if let Ok(mut control) = Client::connect(&self.place.control_socket()) {
-            until("the shim may leave", || {
-                control.leave().map_err(|error| vec![error.to_string()])
-            });
+        until("the shim may leave", || {
+            // None, or it leaves by itself meanwhile: each time another look.
+            let Ok(mut control) = Client::connect(&self.place.control_socket()) else {
+                return Ok(());
+            };
+            control.leave().map_err(|error| vec![error.to_string()])?;
             control.until_end();
-        }
+            Ok(())
+        });
     }
 
     pub fn leftovers(&self) -> Vec<String> {

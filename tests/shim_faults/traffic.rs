@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth::proto::shim::task;
 use berth::ttrpc::{self, Call, Code};
@@ -180,6 +180,34 @@ fn a_flood_of_slow_calls_is_refused_to_its_own_connection_alone() {
     };
     assert_eq!(code(other.ask::<()>("Delete", &delete)), Code::NotFound);
     ground.serves();
+    ground.end();
+}
+
+#[test]
+fn deletions_between_creations_of_one_id_keep_nobody_from_their_turn() {
+    let ground = Ground::new();
+    ground.ensure();
+    let mut wire = ground.connect();
+    let create = task::CreateTaskRequest {
+        id: "one".to_owned(),
+        bundle: ground.path("nowhere").display().to_string(),
+        ..Default::default()
+    };
+    let delete = task::DeleteRequest {
+        id: "one".to_owned(),
+        ..Default::default()
+    };
+    let begin = Instant::now();
+    for _ in 0..200 {
+        wire.send(call("Create", &create));
+        wire.send(call("Delete", &delete));
+    }
+    ground.serves();
+    for _ in 0..400 {
+        let (_, refused) = wire.next().unwrap();
+        assert!([Code::Unknown, Code::NotFound].contains(&code(refused)));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(30));
     ground.end();
 }
 
