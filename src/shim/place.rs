@@ -1,6 +1,6 @@
 //! Where a shim process lives: one directory, from which the names of all it has derive.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,9 @@ const COMMON: &str = "/run/berth-shim";
 
 /// The longest name of a unix socket (unix(7)), without its final zero.
 const MAX_SOCKET: usize = 107;
+
+/// How often a place is tried to be made. It is taken away once for each shim that leaves.
+const TRIES: usize = 10;
 
 /// The directory of one shim process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +96,18 @@ impl Place {
         self.containers().join(id)
     }
 
-    /// Makes the directories, for root alone.
+    /// Makes the directories, for root alone. A shim that leaves may take one away between two steps: then all again.
     pub fn make(&self) -> io::Result<()> {
+        for _ in 1..TRIES {
+            match self.make_once() {
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {}
+                made => return made,
+            }
+        }
+        self.make_once()
+    }
+
+    fn make_once(&self) -> io::Result<()> {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o711);
         if let Some(parent) = self.0.parent() {
