@@ -9,8 +9,9 @@ use berth::ttrpc::Code;
 use crate::ground::{Ground, alive, becomes};
 use crate::wire::code;
 
-/// The rest of a script that does everything as runc.
-const RUNC: &str = r#"exec runc "$@""#;
+/// The rest of a script that does everything as runc. It does not say so, and is run for whatever is to be done.
+const RUNC: &str = r#"[ "$verb" = --version ] && { echo 'another version 1'; exit; }
+    exec runc "$@""#;
 
 #[test]
 fn a_runtime_that_hangs_is_killed_with_its_descendants_while_others_are_served() {
@@ -115,12 +116,15 @@ fn a_pid_that_is_none_of_the_runtimes_processes_is_refused_and_left_alone() {
 #[test]
 fn a_removal_that_hangs_keeps_only_its_own_id() {
     let ground = Ground::new();
-    let hang = r#"case "$verb" in delete) while [ -e "$0.hang" ]; do sleep 0.02; done;; esac"#;
+    let hang = r#"case "$verb" in delete) touch "$0.deletes"; while [ -e "$0.hang" ]; do sleep 0.02; done;; esac"#;
     let mut bundle = ground.sleeper().by(&format!("{hang}\n{RUNC}"));
     let file = format!("{}.hang", bundle.options.binary_name);
     bundle.run();
     fs::write(&file, "").unwrap();
     bundle.remove();
+    becomes("it is being removed", || {
+        fs::exists(format!("{}.deletes", bundle.options.binary_name)).unwrap()
+    });
     bundle.write();
     bundle.timeout = Some(Duration::from_millis(200));
     assert_eq!(code(bundle.create()), Code::Unavailable);
@@ -140,11 +144,14 @@ fn a_removal_that_hangs_keeps_only_its_own_id() {
 #[test]
 fn a_removal_that_hangs_for_ever_is_given_up() {
     let ground = Ground::new();
-    let bundle = ground
-        .sleeper()
-        .by(&format!(r#"[ "$verb" = delete ] && sleep 1000; {RUNC}"#));
+    let bundle = ground.sleeper().by(&format!(
+        "[ \"$verb\" = delete ] && {{ touch \"$0.deletes\"; sleep 1000; }}\n{RUNC}"
+    ));
     bundle.run();
     bundle.remove();
+    becomes("it is being removed", || {
+        fs::exists(format!("{}.deletes", bundle.options.binary_name)).unwrap()
+    });
     let begin = Instant::now();
     while ground.place.container(&bundle.id).exists() {
         assert!(begin.elapsed() < Duration::from_secs(40));
