@@ -46,7 +46,7 @@ main() {
 
 answers() { berth get pods >/dev/null 2>&1; }
 
-find_shim() { pgrep -f "^$binary .* serve$"; }
+find_shim() { pgrep -f "^$binary .*-place /run/berth/shims/.* serve$"; }
 
 tasks() { ctr -a $address -n k8s.io tasks "$@"; }
 
