@@ -47,7 +47,7 @@ impl Core {
         let sandbox = self.registry.sandbox(&record.sandbox)?;
         let _claim = sandbox.claim.lock().await;
         sandbox.ready()?;
-        let own = sandbox.record().shim.own;
+        let own = sandbox.shim().own;
         let wrong = |state| Error::WrongState {
             kind: Kind::Container,
             id: container.id.clone(),
@@ -87,7 +87,7 @@ impl Core {
             .expect("the handler was checked");
         let pipes = effect("container.pipes", async { make_pipes(&self.paths.container(id)) }).await?;
         effect("container.log", self.open_log(id, &record, &pipes)).await?;
-        if sandbox.record().shim.own {
+        if sandbox.shim().own {
             self.keep_pipes(sandbox, id, &pipes, record.config.stdin)?;
         }
         let start = |source| Error::Start { id: id.clone(), source };
@@ -136,7 +136,7 @@ impl Core {
         match self.find_task(sandbox, id).await? {
             Some(Task::Running { pid }) => return self.running(container, now(), pid).await,
             // containerd went away after the start; the container has ended since.
-            Some(Task::Stopped(ended)) if exit_of(error, sandbox.record().shim.own).is_none() => {
+            Some(Task::Stopped(ended)) if exit_of(error, sandbox.shim().own).is_none() => {
                 return self.ended_unseen(container, ended).await;
             }
             Some(Task::Created { .. } | Task::Stopped(_)) => self.delete_task(sandbox, id).await?,
@@ -146,7 +146,7 @@ impl Core {
         self.close_log(id, &container.record(), Duration::ZERO).await;
         self.unkeep(id);
         remove_directory(self.paths.container(id))?;
-        if let Some(exit) = exit_of(error, sandbox.record().shim.own) {
+        if let Some(exit) = exit_of(error, sandbox.shim().own) {
             let record =
                 || self.change_container(container, |record| record.state = ContainerState::Exited(exit.clone()));
             self.until_containerd(record).await?;
@@ -193,7 +193,7 @@ impl Core {
     /// containerd does not know: its making was cut off.
     pub(super) async fn forget_task(self: &Arc<Self>, sandbox: &Sandbox, container: &Container) -> Result<(), Error> {
         let Some(_alone) = sandbox.making().await else {
-            return self.forget_in_shim(&sandbox.record().shim.group, &container.id).await;
+            return self.forget_in_shim(&sandbox.shim().group, &container.id).await;
         };
         if self
             .until_containerd(|| self.containerd.task(&container.id))
@@ -237,7 +237,7 @@ impl Core {
         id: &Id,
         deleted: bool,
     ) -> Result<(), Error> {
-        let shim = sandbox.record().shim;
+        let shim = sandbox.shim();
         match deleted || !shim.own {
             true => Ok(()),
             false => self.forget_in_shim(&shim.group, id).await,
@@ -272,9 +272,13 @@ impl Core {
     }
 }
 
-/// Whether a start failed because the shim was killed: containerd may have forgotten the task already.
 fn is_shim_lost(error: &Error) -> bool {
-    matches!(error, Error::Start { source, .. } if source.is_shim_lost() || source.is_not_found())
+    matches!(error, Error::Start { source, .. } if lost_with_shim(source))
+}
+
+/// Whether a task could not be made or started because its shim was killed: containerd may have forgotten it already.
+pub(super) fn lost_with_shim(error: &containerd::Error) -> bool {
+    error.is_shim_lost() || error.is_not_found()
 }
 
 /// How a container has ended whose start failed so. None: it has not; it can be started again.

@@ -2,10 +2,11 @@
 //! where.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::error::Error;
 use super::paths::Pipes;
+use super::shims::while_lost;
 use super::{Core, Pods, blocking};
 use crate::logs::{self, protocol::Open};
 use crate::model::Id;
@@ -40,7 +41,7 @@ impl Core {
     /// The group of pods whose shim writes the container's log.
     fn log_group(&self, record: &ContainerRecord) -> String {
         let sandbox = self.registry.sandbox(&record.sandbox);
-        sandbox.map(|sandbox| sandbox.record().shim).unwrap_or_default().group
+        sandbox.map(|sandbox| sandbox.shim()).unwrap_or_default().group
     }
 
     pub(super) async fn open_log(
@@ -91,17 +92,12 @@ impl Core {
     ) -> Result<T, logs::Error> {
         let group = self.group(group);
         let client = logs::Client::new(&group.place.log_socket());
-        let deadline = Instant::now() + RETRY;
-        loop {
+        while_lost(RETRY, logs::Error::is_unreachable, || async {
             // Its absence is what the answer says then.
             group.ready().await.ok();
             let (client, ask) = (client.clone(), ask.clone());
-            match blocking(move || ask(&client)).await {
-                Err(error) if error.is_unreachable() && Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                answer => return answer,
-            }
-        }
+            blocking(move || ask(&client)).await
+        })
+        .await
     }
 }

@@ -62,8 +62,8 @@ impl Pods {
     pub async fn recover(&self) -> Result<(), Error> {
         let core = &self.0;
         core.load().await?;
-        for sandbox in core.registry.sandboxes() {
-            core.group(&sandbox.record().shim.group);
+        for group in core.registry.shim_groups() {
+            core.group(&group);
         }
         for container in core.registry.containers() {
             if let Err(error) = core.recover_container(&container).await {
@@ -137,7 +137,7 @@ impl Core {
             // Not there, or that could not be told.
             _ => self.find_task(&sandbox, id).await?,
         };
-        if task.is_some() && sandbox.record().shim.own {
+        if task.is_some() && sandbox.shim().own {
             let pipes = Pipes::below(&self.paths.container(id));
             self.keep_pipes(&sandbox, id, &pipes, container.record().config.stdin)
                 .ok();
@@ -195,7 +195,7 @@ impl Core {
                         self.find_task(sandbox, id).await,
                         Ok(None | Some(Task::Created { .. } | Task::Stopped(_)))
                     );
-                if ready.holder.is_some() && sandbox.record().shim.own && !holder_died {
+                if ready.holder.is_some() && sandbox.shim().own && !holder_died {
                     self.keep_process(sandbox, id).await;
                 }
                 if alive(&ready.pins) && !holder_died {
@@ -290,12 +290,7 @@ impl Core {
         let running = self.registry.containers().into_iter();
         let running = running.filter(|container| matches!(container.state(), ContainerState::Running { .. }));
         let running: HashSet<Id> = running.map(|container| container.id.clone()).collect();
-        let groups: HashSet<_> = self
-            .registry
-            .sandboxes()
-            .iter()
-            .map(|sandbox| sandbox.record().shim.group)
-            .collect();
+        let groups: HashSet<_> = self.registry.shim_groups().into_iter().collect();
         for group in groups {
             let running = running.clone();
             let swept = self.log_writer(&group, move |writer| {

@@ -9,7 +9,7 @@ use super::error::{Error, Kind};
 use crate::containerd::{self, Record};
 use crate::model::Id;
 use crate::model::container::{ContainerState, Exit};
-use crate::model::record::{ContainerRecord, SandboxRecord};
+use crate::model::record::{ContainerRecord, SandboxRecord, ShimUse};
 use crate::model::sandbox::{SandboxName, SandboxState};
 
 /// A sandbox that is listed.
@@ -101,7 +101,7 @@ impl Sandbox {
 
     /// To be held while a task of the pod is made.
     pub async fn making(&self) -> Option<RwLockWriteGuard<'_, ()>> {
-        match self.record().shim.own {
+        match self.shim().own {
             true => None,
             false => Some(self.tasks.write().await),
         }
@@ -109,7 +109,7 @@ impl Sandbox {
 
     /// To be held while a task of the pod is deleted.
     pub async fn deleting(&self) -> Option<RwLockReadGuard<'_, ()>> {
-        match self.record().shim.own {
+        match self.shim().own {
             true => None,
             false => Some(self.tasks.read().await),
         }
@@ -121,6 +121,11 @@ impl Sandbox {
 
     pub fn state(&self) -> SandboxState {
         lock(&self.record).state.clone()
+    }
+
+    /// Which shim process it belongs to, which never changes.
+    pub fn shim(&self) -> ShimUse {
+        lock(&self.record).shim.clone()
     }
 }
 
@@ -258,6 +263,12 @@ impl Registry {
         self.tables().sandboxes.values().cloned().collect()
     }
 
+    /// The group of pods of each sandbox.
+    pub fn shim_groups(&self) -> Vec<String> {
+        let tables = self.tables();
+        tables.sandboxes.values().map(|sandbox| sandbox.shim().group).collect()
+    }
+
     pub fn containers(&self) -> Vec<Arc<Container>> {
         self.tables().containers.values().cloned().collect()
     }
@@ -355,7 +366,7 @@ fn resolve<T>(table: &BTreeMap<Id, T>, text: &str, kind: Kind) -> Result<Id, Err
 }
 
 /// A poisoned lock guards plain data that is replaced whole, so it is still right.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

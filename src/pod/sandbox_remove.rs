@@ -31,7 +31,7 @@ impl Core {
         // Once begun it is finished: what containerd did before it went away must not stay listed.
         self.until_containerd(|| self.forget_sandbox(&sandbox.id)).await?;
         self.registry.drop_sandbox(sandbox);
-        self.release_group(&sandbox.record().shim.group);
+        self.release_group(&sandbox.shim().group);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::container_start::AGAIN;
+use super::container_start::{AGAIN, lost_with_shim};
 use super::error::{Error, Kind};
 use super::operation::Key;
 use super::registry::{Name, Sandbox};
@@ -137,7 +137,7 @@ impl Core {
 
     async fn make_sandbox(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), Error> {
         let (id, config) = (&sandbox.id, sandbox.record().config);
-        self.group(&sandbox.record().shim.group).ready().await?;
+        self.group(&sandbox.shim().group).ready().await?;
         self.make_files(id, &config).await?;
         let pins = self.make_namespaces(id, &config).await?;
         let ips = match &pins.net {
@@ -231,11 +231,7 @@ impl Core {
                     return Ok(pid);
                 }
                 // Our own shim was killed meanwhile. What it was about is undone, or is there after all.
-                Err(error)
-                    if (error.is_shim_lost() || error.is_not_found())
-                        && sandbox.record().shim.own
-                        && Instant::now() < deadline =>
-                {
+                Err(error) if lost_with_shim(&error) && sandbox.shim().own && Instant::now() < deadline => {
                     match self.find_task(sandbox, id).await? {
                         Some(Task::Running { pid }) => return Ok(pid),
                         Some(_) => self.end_holder(sandbox).await?,

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio as Standard;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::error::Error;
 use super::paths::Pipes;
-use super::registry::Sandbox;
+use super::registry::{Sandbox, lock};
 use super::{Core, Pods, blocking};
 use crate::containerd::{Ended, Stdio};
 use crate::model::names::annotation;
@@ -59,9 +59,9 @@ pub(super) struct Shims {
 /// A group of pods and its shim process.
 pub(super) struct Group {
     pub place: Place,
-    /// Counts the shims that have come; even while one is there, odd while none is.
-    lives: watch::Sender<u64>,
-    keeper: Mutex<Option<tokio::task::AbortHandle>>,
+    /// Whether its shim is there.
+    lives: watch::Sender<bool>,
+    keeper: tokio::task::AbortHandle,
 }
 
 /// What berth holds of a task whose shim is its own.
@@ -76,9 +76,7 @@ struct Kept {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(keeper) = lock(&self.keeper).take() {
-            keeper.abort();
-        }
+        self.keeper.abort();
     }
 }
 
@@ -86,7 +84,7 @@ impl Group {
     /// Waits until its shim is there.
     pub async fn ready(&self) -> Result<(), Error> {
         let mut lives = self.lives.subscribe();
-        let ready = tokio::time::timeout(COME, lives.wait_for(|lives| lives % 2 == 0));
+        let ready = tokio::time::timeout(COME, lives.wait_for(|lives| *lives));
         match ready.await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::NoShim {
@@ -125,13 +123,7 @@ fn end(place: &Place) -> Result<(), control::Error> {
 impl Core {
     /// The group for a new pod: the first with room.
     pub(super) fn choose_shim(&self, own: bool) -> ShimUse {
-        let used: Vec<_> = self
-            .registry
-            .sandboxes()
-            .iter()
-            .map(|sandbox| sandbox.record().shim.group)
-            .collect();
-        let group = first_with_room(&used, self.settings.shim.pods_per_process);
+        let group = first_with_room(&self.registry.shim_groups(), self.settings.shim.pods_per_process);
         ShimUse { group, own }
     }
 
@@ -141,14 +133,14 @@ impl Core {
         if let Some(group) = groups.get(name) {
             return Arc::clone(group);
         }
+        let lives = watch::Sender::new(false);
+        let keeper = tokio::spawn(keep(Arc::downgrade(self), name.to_owned(), lives.clone()));
         let group = Arc::new(Group {
             place: self.place(name),
-            lives: watch::Sender::new(1),
-            keeper: Mutex::default(),
+            lives,
+            keeper: keeper.abort_handle(),
         });
         groups.insert(name.to_owned(), Arc::clone(&group));
-        let keeper = tokio::spawn(keep(Arc::downgrade(self), name.to_owned(), group.lives.clone()));
-        *lock(&group.keeper) = Some(keeper.abort_handle());
         group
     }
 
@@ -158,12 +150,7 @@ impl Core {
 
     /// Lets a group's shim go if no pod needs it any more. It leaves by itself then.
     pub(super) fn release_group(&self, name: &str) {
-        let used = self
-            .registry
-            .sandboxes()
-            .iter()
-            .any(|sandbox| sandbox.record().shim.group == name);
-        if !used {
+        if !self.registry.shim_groups().iter().any(|used| used == name) {
             lock(&self.shims.groups).remove(name);
         }
     }
@@ -194,7 +181,7 @@ impl Core {
         }
         let mut kept = lock(&self.shims.kept);
         let kept = kept.entry(id.clone()).or_default();
-        kept.group = sandbox.record().shim.group;
+        kept.group = sandbox.shim().group;
         kept._pipes = files;
         Ok(())
     }
@@ -202,7 +189,7 @@ impl Core {
     /// Keeps a handle of a task's process and its terminal. A shim that died meanwhile is no error: there will be
     /// another chance when the next one is there.
     pub(super) async fn keep_process(self: &Arc<Self>, sandbox: &Sandbox, id: &Id) {
-        let ShimUse { group, own } = sandbox.record().shim;
+        let ShimUse { group, own } = sandbox.shim();
         if !own {
             return;
         }
@@ -248,18 +235,14 @@ impl Core {
         ask: impl Fn(&mut Client) -> Result<T, control::Error> + Clone + Send + 'static,
     ) -> Result<T, Error> {
         let group = self.group(group);
-        let deadline = Instant::now() + COME;
-        loop {
+        let is_lost = |error: &Error| matches!(error, Error::Shim(error) if error.is_unreachable());
+        while_lost(COME, is_lost, || async {
             group.ready().await?;
             let (socket, ask) = (group.place.control_socket(), ask.clone());
             let answer = blocking(move || Client::connect(&socket).and_then(|mut shim| ask(&mut shim))).await;
-            match answer {
-                Err(error) if error.is_unreachable() && Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                other => return other.map_err(Error::Shim),
-            }
-        }
+            answer.map_err(Error::Shim)
+        })
+        .await
     }
 
     async fn shim_task(self: &Arc<Self>, group: &str, id: &Id) -> Result<Option<Task>, Error> {
@@ -270,7 +253,7 @@ impl Core {
     /// How a task really ended of which containerd says that it did so with 255, which is also what it says of an end
     /// that nobody knows. None: nobody does.
     pub(super) async fn surely(self: &Arc<Self>, sandbox: &Sandbox, id: &Id, ended: Ended) -> Option<Ended> {
-        let shim = sandbox.record().shim;
+        let shim = sandbox.shim();
         if !shim.own || ended.code != 255 {
             return Some(ended);
         }
@@ -285,7 +268,7 @@ impl Core {
 
     /// Makes containerd know a task again that it lost when its shim was killed. False: the shim has none either.
     pub(super) async fn reclaim(self: &Arc<Self>, sandbox: &Sandbox, id: &Id) -> Result<bool, Error> {
-        let shim = sandbox.record().shim;
+        let shim = sandbox.shim();
         if !shim.own {
             return Ok(false);
         }
@@ -384,16 +367,33 @@ impl Core {
     }
 }
 
+/// Attempts something again while it fails because a shim is gone, for `patience` at most: the next one comes.
+pub(super) async fn while_lost<T, E, F: Future<Output = Result<T, E>>>(
+    patience: Duration,
+    is_lost: impl Fn(&E) -> bool,
+    attempt: impl Fn() -> F,
+) -> Result<T, E> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match attempt().await {
+            Err(error) if is_lost(&error) && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// Keeps the shim of a group running, and gives each new one what is kept. Never returns while berth is there.
-async fn keep(core: std::sync::Weak<Core>, name: String, lives: watch::Sender<u64>) {
+async fn keep(core: std::sync::Weak<Core>, name: String, lives: watch::Sender<bool>) {
     loop {
         let Some(core) = core.upgrade() else { return };
         match core.raise(&name).await {
             Ok(shim) => {
-                lives.send_modify(|lives| *lives += 1);
+                lives.send_replace(true);
                 drop(core);
                 until_end(shim).await;
-                lives.send_modify(|lives| *lives += 1);
+                lives.send_replace(false);
                 tracing::warn!(group = name, "a shim ended; starting another");
             }
             Err(error) => {
@@ -499,10 +499,6 @@ fn first_with_room(used: &[String], pods_per_process: Option<usize>) -> String {
     };
     let mut names = (0..).map(|number: usize| number.to_string());
     names.find(|name| !full(name)).expect("there are more names than pods")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
