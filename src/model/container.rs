@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Signal;
+use super::probe::{Hooks, Probes};
 use super::resources::Resources;
 use super::security::Security;
 
@@ -36,6 +37,8 @@ pub struct ContainerConfig {
     pub security: Security,
     /// None: the image's, or SIGTERM.
     pub stop_signal: Option<Signal>,
+    pub probes: Probes,
+    pub hooks: Hooks,
 }
 
 /// The image as the client named it.

@@ -6,9 +6,11 @@
 
 pub mod causes;
 pub mod container;
+pub mod event;
 pub mod id;
 pub mod image;
 pub mod names;
+pub mod probe;
 pub mod record;
 pub mod refusal;
 pub mod resources;

@@ -56,22 +56,19 @@ impl Pods {
         timeout: Option<Duration>,
     ) -> Result<ExecResult, Error> {
         let (pods, id) = (self.clone(), id.clone());
-        owned(async move {
-            let (sender, mut receiver) = mpsc::channel(16);
-            let collect = async {
-                let mut result = ExecResult::default();
-                while let Some(output) = receiver.recv().await {
-                    match output {
-                        ExecOutput::Stdout(bytes) => append(&mut result.stdout, &bytes),
-                        ExecOutput::Stderr(bytes) => append(&mut result.stderr, &bytes),
-                    }
-                }
-                result
-            };
-            let (code, result) = tokio::join!(pods.exec(&id, command, timeout, sender), collect);
-            Ok(ExecResult { code: code?, ..result })
-        })
-        .await
+        owned(async move { pods.exec_while_awaited(&id, command, timeout).await }).await
+    }
+
+    /// The same, but the command is killed when the returned future is dropped: nobody wants to know any more.
+    pub async fn exec_while_awaited(
+        &self,
+        id: &Id,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecResult, Error> {
+        let (sender, receiver) = mpsc::channel(16);
+        let (code, result) = tokio::join!(self.exec(id, command, timeout, sender), collect(receiver));
+        Ok(ExecResult { code: code?, ..result })
     }
 
     /// Runs a command and sends its output as it comes. Gives its exit code. When nobody receives any more, the
@@ -93,6 +90,17 @@ impl Pods {
         let (core, id) = (Arc::clone(&self.0), id.clone());
         owned(async move { core.exec_in(&id, command, timeout, output).await }).await
     }
+}
+
+async fn collect(mut outputs: mpsc::Receiver<ExecOutput>) -> ExecResult {
+    let mut result = ExecResult::default();
+    while let Some(output) = outputs.recv().await {
+        match output {
+            ExecOutput::Stdout(bytes) => append(&mut result.stdout, &bytes),
+            ExecOutput::Stderr(bytes) => append(&mut result.stderr, &bytes),
+        }
+    }
+    result
 }
 
 fn append(stream: &mut Vec<u8>, bytes: &[u8]) {

@@ -45,6 +45,7 @@ pub fn config(message: Option<&pb::ContainerConfig>, sandbox: &Namespaces) -> Re
         resources: super::resources("linux.resources", &linux.resources.unwrap_or_default())?,
         security: super::security::security("linux.security_context", &security, sandbox)?,
         stop_signal: stop_signal(message.stop_signal)?,
+        ..ContainerConfig::default()
     })
 }
 
