@@ -14,7 +14,7 @@ export PATH=$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin DEBIAN_FRONTEND=noninteractiv
 base='
     runc:runc iptables:iptables nft:nftables ip:iproute2 curl:curl busybox:busybox-static
     protoc:protobuf-compiler cc:gcc /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates make:make strip:binutils
-    containerd:containerd'
+    containerd:containerd /usr/include/seccomp.h:libseccomp-dev'
 test='docker-registry:docker-registry'
 bench='/usr/lib/cni/bridge:containernetworking-plugins'
 vm='qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap cpio:cpio zstd:zstd depmod:kmod xz:xz-utils mke2fs:e2fsprogs

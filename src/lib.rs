@@ -43,7 +43,7 @@
 //! | 6 | [`cri`], [`manifest`] | gRPC of `runtime.v1`; Pod manifests and the kubelet's semantics |
 //! | 5 | [`pod`] | verbs of sandboxes and containers, registry, recovery; no protobuf |
 //! | 4 | [`image`], [`shim`] | references, registries, unpacking; the process that holds containers, and how to speak to it |
-//! | 3 | [`containerd`], [`netns`], [`network`], [`logs`] | one adapter each; they do not know each other |
+//! | 3 | [`containerd`], [`netns`], [`network`], [`logs`], [`nsexec`] | one adapter each; they do not know each other |
 //! | 2 | [`oci`], [`sys`], [`ttrpc`] | the pure building of OCI specs; safe wrappers over the kernel; containerd's RPC for shims |
 //! | 1 | [`model`] | ids, configs, states, refusals: plain data |
 //! | 0 | [`proto`], [`config`], [`failpoint`] | generated wire types; the configuration file; points where a test may kill the daemon |
@@ -95,6 +95,7 @@ pub mod manifest;
 pub mod model;
 pub mod netns;
 pub mod network;
+pub mod nsexec;
 pub mod oci;
 pub mod pod;
 pub mod proto;

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use tonic::{Code, Status};
 
 use crate::model::{Refusal, causes};
-use crate::{containerd, image, network, pod};
+use crate::{containerd, image, network, nsexec, pod};
 
 /// A pod's error as gRPC tells it. NOT_FOUND and DEADLINE_EXCEEDED are relied upon by kubelets.
 pub fn status(error: &pod::Error) -> Status {
@@ -38,6 +38,7 @@ fn code(error: &pod::Error) -> Code {
         pod::Error::Start { source, .. } | pod::Error::Exec { source } | pod::Error::Containerd(source) => {
             containerd_code(source)
         }
+        pod::Error::Command(error) => command_code(error),
         pod::Error::File { source, .. } | pod::Error::Cgroup { source, .. } => io_code(source),
         pod::Error::Network(error) => network_code(error),
         pod::Error::Image(error) => image_code(error),
@@ -45,6 +46,14 @@ fn code(error: &pod::Error) -> Code {
         pod::Error::NoShim { .. } | pod::Error::ShimStart { .. } | pod::Error::Shim(_) => Code::Unavailable,
         pod::Error::Several(errors) => errors.first().map_or(Code::Internal, code),
         pod::Error::Shared(error) => code(error),
+    }
+}
+
+fn command_code(error: &nsexec::Error) -> Code {
+    match error {
+        nsexec::Error::Failed(_) => Code::Unknown,
+        nsexec::Error::Unreachable(_) | nsexec::Error::Lost => Code::Unavailable,
+        nsexec::Error::Io(error) => io_code(error),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{Id, Refusal};
-use crate::{containerd, image, netns, network};
+use crate::{containerd, image, netns, network, nsexec};
 
 /// Sandbox or container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub enum Error {
     Start { id: Id, source: containerd::Error },
     #[error("cannot run the command: {source}")]
     Exec { source: containerd::Error },
+    #[error("cannot run the command")]
+    Command(#[from] nsexec::Error),
     #[error("{what} {}: {source}", path.display())]
     File {
         what: &'static str,

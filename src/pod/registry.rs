@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::error::{Error, Kind};
+use super::exec::Direct;
 use crate::containerd::{self, Record};
 use crate::model::Id;
 use crate::model::container::{ContainerState, Exit};
@@ -32,6 +33,8 @@ pub(super) struct Container {
     gone: watch::Sender<bool>,
     /// Changes with the state.
     changed: watch::Sender<()>,
+    /// How commands are run in it, once that is known; None inside: through containerd.
+    direct: OnceCell<Option<Arc<Direct>>>,
 }
 
 #[derive(Default)]
@@ -142,6 +145,7 @@ impl Container {
             writing,
             gone,
             changed,
+            direct: OnceCell::new(),
         })
     }
 
@@ -151,6 +155,10 @@ impl Container {
 
     pub fn state(&self) -> ContainerState {
         lock(&self.record).state.clone()
+    }
+
+    pub fn direct(&self) -> &OnceCell<Option<Arc<Direct>>> {
+        &self.direct
     }
 
     /// Waits until the container has ended. Returns at once when it has, or never ran.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::nsexec::Groups;
 use crate::sys::cgroup::{self, Version};
 use crate::sys::process::kill;
 
@@ -78,6 +79,30 @@ impl Cgroups {
             Self::V1 { groups, .. } => groups.get(name).map(PathBuf::as_path),
             Self::V2 { group } => Some(group),
         }
+    }
+
+    /// How further processes join them.
+    pub fn for_execs(&self) -> Option<Groups> {
+        let (groups, unified) = match self {
+            Self::V2 { group } => {
+                return Some(Groups {
+                    home: group.clone(),
+                    ..Groups::default()
+                });
+            }
+            Self::V1 { groups, unified } => (groups, unified.as_ref()),
+        };
+        // Where version 2 is not mounted at all: any hierarchy tells who belongs together.
+        let home = unified
+            .or_else(|| groups.get("freezer"))
+            .or_else(|| groups.values().next())?;
+        // Several controllers may share one hierarchy.
+        let joined: BTreeSet<_> = groups.values().filter(|group| *group != home).cloned().collect();
+        Some(Groups {
+            joined: joined.into_iter().collect(),
+            freezer: groups.get("freezer").cloned(),
+            home: home.clone(),
+        })
     }
 
     fn directories(&self) -> BTreeSet<&Path> {

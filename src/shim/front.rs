@@ -48,6 +48,8 @@ pub struct Arguments {
     pub info: bool,
     /// The descriptor of what the program before handed over; only such a program says it.
     pub handover: Option<RawFd>,
+    /// The soft limit of open files of programs that are run; only a shim says it.
+    pub files: Option<u64>,
     pub command: String,
 }
 
@@ -85,6 +87,10 @@ impl Arguments {
                     let number = value()?.parse();
                     parsed.handover = Some(number.map_err(|_| "-handover is no number".to_owned())?);
                 }
+                "files" => {
+                    let number = value()?.parse();
+                    parsed.files = Some(number.map_err(|_| "-files is no number".to_owned())?);
+                }
                 "ttrpc" => parsed.ttrpc = Some(value()?.into()),
                 // Of no use here.
                 "publish-binary" | "socket" => drop(value()?),
@@ -113,6 +119,8 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
         "delete" => delete(arguments),
         "ensure" => ensure(&place(arguments)?, arguments, None),
         "serve" => serve_here(arguments),
+        // Only with what a shim hands over.
+        "exec" => crate::nsexec::helper::serve(arguments.files),
         other => Err(usage(&format!(
             "{other:?} is no command; containerd runs this program (start, delete)"
         ))),

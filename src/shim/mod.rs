@@ -43,6 +43,7 @@ pub mod exec;
 pub mod exit;
 pub mod front;
 pub mod handover;
+pub mod helper;
 pub mod jobs;
 mod log_thread;
 pub mod oom;

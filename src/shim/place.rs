@@ -67,6 +67,11 @@ impl Place {
         self.0.join("control.sock")
     }
 
+    /// Where berth, and the shim itself, have commands run ([`super::helper`]).
+    pub fn exec_socket(&self) -> PathBuf {
+        self.0.join("exec.sock")
+    }
+
     /// Where berth speaks to the log writer ([`crate::logs`]).
     pub fn log_socket(&self) -> PathBuf {
         self.0.join("log.sock")
@@ -122,7 +127,12 @@ impl Place {
     /// its sockets. It is moved away first: the lock is free as soon as its file is gone, and what the next shim makes
     /// here is not ours to remove.
     pub fn clear(&self) {
-        for name in [self.task_socket(), self.control_socket(), self.log_socket()] {
+        for name in [
+            self.task_socket(),
+            self.control_socket(),
+            self.log_socket(),
+            self.exec_socket(),
+        ] {
             std::fs::remove_file(name).ok();
         }
         if std::fs::remove_dir(self.containers()).is_ok() {

@@ -19,10 +19,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub use self::upgrade::go_on;
 use super::core::{Shim, Watch};
+use super::helper::Execs;
 use super::place::Place;
 use super::{control, control_server, log_thread, report, task};
-use crate::sys;
 use crate::ttrpc::Requests;
+use crate::{nsexec, sys};
 
 /// How long a shim without work stays, so that the next task need not start one.
 const LINGER: Duration = Duration::from_secs(3);
@@ -56,6 +57,7 @@ struct Loop {
     epoll: Epoll,
     tasks: UnixListener,
     control: UnixListener,
+    execs: Execs,
     signals: SignalFd,
     /// None only while another program takes over.
     logs: Option<log_thread::LogThread>,
@@ -74,6 +76,7 @@ struct Loop {
 enum Source {
     Tasks,
     Control,
+    Execs,
     Signals,
     Outbox,
     Connection(u64),
@@ -187,6 +190,8 @@ impl Loop {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&tasks, Source::Tasks.event())?;
         epoll.add(&control, Source::Control.event())?;
+        let execs = Execs::listen(&shim.place)?;
+        epoll.add(&execs, Source::Execs.event())?;
         epoll.add(&signals, Source::Signals.event())?;
         epoll.add(&shim.outbox, Source::Outbox.event())?;
         Ok(Self {
@@ -194,6 +199,7 @@ impl Loop {
             epoll,
             tasks,
             control,
+            execs,
             signals,
             logs: Some(logs),
             connections: BTreeMap::new(),
@@ -233,6 +239,7 @@ impl Loop {
         match source {
             Source::Tasks => self.accept_tasks(),
             Source::Control => self.accept_control(),
+            Source::Execs => self.start_execs(),
             Source::Signals => self.on_signal(),
             // Looked at after all events.
             Source::Outbox => {}
@@ -248,6 +255,23 @@ impl Loop {
             }
         }
         self.shim.reap();
+        if let Some(pid) = self.execs.dead() {
+            self.shim.tidying.run(move || nsexec::sweep(pid));
+            if let Err(error) = self.epoll.add(&self.execs, Source::Execs.event()) {
+                report(&format!("cannot take commands any more: {error}"));
+            }
+        }
+    }
+
+    /// Somebody has a command to run, and there is no process for that.
+    fn start_execs(&mut self) {
+        match self.execs.start(&self.shim.children, &self.shim.place) {
+            Ok(()) => drop(self.epoll.delete(&self.execs)),
+            Err(error) => {
+                report(&format!("cannot start the process that runs commands: {error}"));
+                self.execs.turn_away();
+            }
+        }
     }
 
     // ---- connections
@@ -447,6 +471,7 @@ impl Source {
             Self::Outbox => 3,
             Self::Connection(number) => number << 3 | 4,
             Self::Watch(number) => number << 3 | 5,
+            Self::Execs => 6,
         };
         EpollEvent::new(EpollFlags::EPOLLIN, data)
     }
@@ -458,6 +483,7 @@ impl Source {
             2 => Self::Signals,
             3 => Self::Outbox,
             4 => Self::Connection(data >> 3),
+            6 => Self::Execs,
             _ => Self::Watch(data >> 3),
         }
     }

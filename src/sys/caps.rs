@@ -75,40 +75,65 @@ pub fn known() -> io::Result<Vec<&'static str>> {
     Ok(NAMES.iter().take(last + 1).copied().collect())
 }
 
+/// The bit of a capability (`CAP_…`) in the kernel's sets. None: none that is known here.
+pub fn bit(name: &str) -> Option<u64> {
+    let number = NAMES.iter().position(|known| *known == name)?;
+    Some(1 << number)
+}
+
 /// Leaves this thread, and no other of the process, with those of `keep` that it has: effective and permitted, and so
 /// for good. What it might inherit or pass on to a program is dropped whole (capabilities(7)).
 pub fn keep_on_this_thread(keep: &[&str]) -> io::Result<()> {
-    /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 for each set (capget(2)).
-    const VERSION: u32 = 0x2008_0522;
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: libc::c_int,
-    }
-    #[repr(C)]
-    #[derive(Default)]
-    struct Sets {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
-    let mut header = Header {
-        version: VERSION,
-        pid: 0,
-    };
+    let mut header = Header::of_this_thread();
     let mut sets = [Sets::default(), Sets::default()];
     // SAFETY: the kernel reads the header and writes two sets, which is what the version stands for.
     nix::errno::Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
-    for (half, sets) in sets.iter_mut().enumerate() {
-        let names = NAMES.iter().skip(32 * half).take(32).enumerate();
-        let mask = names.fold(0, |mask, (bit, name)| mask | u32::from(keep.contains(name)) << bit);
-        sets.permitted &= mask;
-        sets.effective = sets.permitted;
-        sets.inheritable = 0;
-    }
-    // SAFETY: the kernel reads the header and the two sets.
+    let keep = keep.iter().filter_map(|name| bit(name)).fold(0, |bits, bit| bits | bit);
+    let [low, high] = sets.map(|sets| sets.permitted);
+    let kept = (u64::from(high) << 32 | u64::from(low)) & keep;
+    set(kept, kept, 0)
+}
+
+/// Sets three of this thread's sets, a bit for each capability in the kernel's order (capset(2)).
+pub fn set(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
+    let half = |shift: u32| {
+        let word = |set: u64| (set >> shift) as u32;
+        Sets {
+            effective: word(effective),
+            permitted: word(permitted),
+            inheritable: word(inheritable),
+        }
+    };
+    let (mut header, sets) = (Header::of_this_thread(), [half(0), half(32)]);
+    // SAFETY: the kernel reads the header and two sets, which is what the version stands for.
     nix::errno::Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) })?;
     Ok(())
+}
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// Of two words of 32 for each set, one.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Sets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+impl Header {
+    fn of_this_thread() -> Self {
+        /// `_LINUX_CAPABILITY_VERSION_3` (capget(2)).
+        const VERSION: u32 = 0x2008_0522;
+        Self {
+            version: VERSION,
+            pid: 0,
+        }
+    }
 }
 
 fn parse_status(status: &str) -> Option<Held> {

@@ -59,6 +59,24 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<O
     Ok((message.bytes, fds))
 }
 
+/// Closes all descriptors of this process but `kept` (close_range(2)).
+///
+/// # Safety
+/// Nothing that owns another one may be used or dropped any more: this is for a process that has just been forked.
+pub unsafe fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    let mut kept: Vec<_> = kept.iter().map(|fd| fd.cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 0;
+    for fd in kept.into_iter().chain([u32::MAX]) {
+        if let Some(last) = fd.checked_sub(1).filter(|last| *last >= first) {
+            // SAFETY: see above.
+            Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;

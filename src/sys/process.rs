@@ -82,6 +82,12 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
+/// Keeps other processes, but those that may trace every process of the node, from looking into this one and its
+/// children until they execute a program (PR_SET_DUMPABLE, ptrace(2)).
+pub fn not_dumpable() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// Whether a process is a child of this one: started by it, or an orphan that it inherited.
 pub fn is_child(pid: u32) -> bool {
     field(pid, 4).is_ok_and(|parent| parent == std::process::id().to_string())

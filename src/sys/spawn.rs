@@ -71,6 +71,8 @@ pub fn limit_files_of(pid: u32, soft: u64) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Program<'a> {
     pub path: &'a Path,
+    /// What it is called, its first word.
+    pub name: &'a OsStr,
     pub args: &'a [OsString],
     /// Lines of `NAME=value`: the whole environment.
     pub env: &'a [OsString],
@@ -83,12 +85,12 @@ pub struct Program<'a> {
 pub fn with_descriptors(program: &Program<'_>) -> io::Result<u32> {
     let path = string(program.path.as_os_str())?;
     let strings = |texts: &[OsString]| texts.iter().map(|text| string(text)).collect::<io::Result<Vec<_>>>();
-    let (args, env) = (strings(program.args)?, strings(program.env)?);
+    let (name, args, env) = (string(program.name)?, strings(program.args)?, strings(program.env)?);
     let pointers = |strings: &[CString]| {
         let all = strings.iter().map(|text| text.as_ptr().cast_mut());
         all.chain([std::ptr::null_mut()]).collect::<Vec<_>>()
     };
-    let argv = [&[path.as_ptr().cast_mut()], &pointers(&args)[..]].concat();
+    let argv = [&[name.as_ptr().cast_mut()], &pointers(&args)[..]].concat();
     let envp = pointers(&env);
     let above = high(program.fds)?;
     let mut actions = Actions::new()?;
@@ -273,6 +275,7 @@ mod tests {
             "cat <&3 >&4; env >&4; grep -E 'SigBlk|SigIgn' /proc/self/status >&4; readlink /proc/self/fd/0 >&4";
         let program = Program {
             path: Path::new("/bin/sh"),
+            name: "sh".as_ref(),
             args: &["-c".into(), script.into()],
             env: &["NAME=value".into()],
             fds: &[input.as_fd(), output.as_fd()],
@@ -291,6 +294,7 @@ mod tests {
 
         let missing = Program {
             path: Path::new("/nonexistent"),
+            name: "none".as_ref(),
             args: &[],
             env: &[],
             fds: &[],

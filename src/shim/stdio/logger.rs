@@ -50,6 +50,7 @@ impl Logger {
             .map(|(name, value)| OsString::from(format!("{name}={value}")));
         let start = spawn::Program {
             path: &program.path,
+            name: program.path.as_os_str(),
             args: &program.args,
             env: &env.chain(program.env.iter().cloned()).collect::<Vec<_>>(),
             fds: &[stdout.as_fd(), stderr.as_fd(), tell.as_fd()],

@@ -1,115 +1,25 @@
-//! Run a further command in a running container.
-//!
-//! [`Core::exec_in`] is the seam: it goes through containerd's Tasks.Exec. What calls it knows only a command, a
-//! deadline, and a channel of output.
+//! Commands through containerd's Tasks.Exec, for containers whose namespaces cannot be joined from here.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use super::container_start::make_pipes;
-use super::error::Error;
-use super::operation::owned;
-use super::paths::Pipes;
-use super::sandbox_stop::remove_directory;
-use super::{Core, Pods};
+use super::{DRAIN, ExecOutput, copy};
 use crate::containerd::{self, Stdio, Task};
-use crate::model::container::ContainerState;
-use crate::model::{Id, Refusal, Signal};
+use crate::model::{Id, Signal};
+use crate::pod::Core;
+use crate::pod::container_start::make_pipes;
+use crate::pod::container_stop::DEATH;
+use crate::pod::error::Error;
+use crate::pod::paths::Pipes;
+use crate::pod::sandbox_stop::remove_directory;
 use crate::{oci, sys};
 
-/// What one stream of ExecSync's answer holds at most; the rest is dropped (CRI: a runtime may cap it, at 16 MiB).
-pub const MAX_OUTPUT: usize = 16 << 20;
-
-/// How long output may still come after the command's end, from processes that it left behind with its pipes.
-const DRAIN: Duration = Duration::from_millis(500);
-
-/// A piece of a command's output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExecOutput {
-    Stdout(Vec<u8>),
-    Stderr(Vec<u8>),
-}
-
-/// A finished command.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExecResult {
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    pub code: i32,
-}
-
-impl Pods {
-    /// Runs a command to its end and gives what it wrote, at most [`MAX_OUTPUT`] bytes a stream.
-    ///
-    /// # Errors
-    /// `ExecTimeout` when it did not end in time; it has been killed then.
-    pub async fn exec_sync(
-        &self,
-        id: &Id,
-        command: Vec<String>,
-        timeout: Option<Duration>,
-    ) -> Result<ExecResult, Error> {
-        let (pods, id) = (self.clone(), id.clone());
-        owned(async move { pods.exec_while_awaited(&id, command, timeout).await }).await
-    }
-
-    /// The same, but the command is killed when the returned future is dropped: nobody wants to know any more.
-    pub async fn exec_while_awaited(
-        &self,
-        id: &Id,
-        command: Vec<String>,
-        timeout: Option<Duration>,
-    ) -> Result<ExecResult, Error> {
-        let (sender, receiver) = mpsc::channel(16);
-        let (code, result) = tokio::join!(self.exec(id, command, timeout, sender), collect(receiver));
-        Ok(ExecResult { code: code?, ..result })
-    }
-
-    /// Runs a command and sends its output as it comes. Gives its exit code. When nobody receives any more, the
-    /// command is killed.
-    pub async fn exec(
-        &self,
-        id: &Id,
-        command: Vec<String>,
-        timeout: Option<Duration>,
-        output: mpsc::Sender<ExecOutput>,
-    ) -> Result<i32, Error> {
-        if command.is_empty() || command[0].is_empty() {
-            return Err(Refusal::invalid("cmd", "the command is empty").into());
-        }
-        let container = self.0.registry.container(id)?;
-        if !matches!(container.state(), ContainerState::Running { .. }) {
-            return Err(container.wrong_state("it must run"));
-        }
-        let (core, id) = (Arc::clone(&self.0), id.clone());
-        owned(async move { core.exec_in(&id, command, timeout, output).await }).await
-    }
-}
-
-async fn collect(mut outputs: mpsc::Receiver<ExecOutput>) -> ExecResult {
-    let mut result = ExecResult::default();
-    while let Some(output) = outputs.recv().await {
-        match output {
-            ExecOutput::Stdout(bytes) => append(&mut result.stdout, &bytes),
-            ExecOutput::Stderr(bytes) => append(&mut result.stderr, &bytes),
-        }
-    }
-    result
-}
-
-fn append(stream: &mut Vec<u8>, bytes: &[u8]) {
-    let room = MAX_OUTPUT.saturating_sub(stream.len());
-    stream.extend_from_slice(&bytes[..bytes.len().min(room)]);
-}
-
 impl Core {
-    async fn exec_in(
+    pub(super) async fn exec_by_runtime(
         &self,
         id: &Id,
         command: Vec<String>,
@@ -194,16 +104,16 @@ impl Core {
         };
         self.containerd.kill_exec(id, exec_id, Signal::KILL).await?;
         descendants.into_iter().for_each(sys::process::kill);
-        let died = tokio::time::timeout(super::container_stop::DEATH, self.containerd.wait_exec(id, exec_id)).await;
+        let died = tokio::time::timeout(DEATH, self.containerd.wait_exec(id, exec_id)).await;
         drop(died.map_err(|_| Error::WillNotDie {
             id: id.clone(),
-            after: super::container_stop::DEATH,
+            after: DEATH,
         })?);
         Ok(())
     }
 
     /// Opens what execs that an earlier berth left in a container write to. To be held while they are ended.
-    pub(super) fn exec_readers(&self, id: &Id) -> Vec<pipe::Receiver> {
+    pub(in crate::pod) fn exec_readers(&self, id: &Id) -> Vec<pipe::Receiver> {
         let pipes = self
             .execs_of(id)
             .into_iter()
@@ -213,9 +123,9 @@ impl Core {
     }
 
     /// Kills the execs that an earlier berth left in a container.
-    pub(super) async fn end_execs(&self, id: &Id) -> Result<(), Error> {
+    pub(in crate::pod) async fn end_execs(&self, id: &Id) -> Result<(), Error> {
         for (exec_id, directory) in self.execs_of(id) {
-            let ended = tokio::time::timeout(super::container_stop::DEATH, self.end_exec(id, &exec_id)).await;
+            let ended = tokio::time::timeout(DEATH, self.end_exec(id, &exec_id)).await;
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(?id, exec_id, %error, "cannot end an exec of an earlier berth"),
@@ -270,21 +180,4 @@ fn open(path: &Path) -> Result<pipe::Receiver, Error> {
     pipe::OpenOptions::new()
         .open_receiver(path)
         .map_err(Error::file("cannot open the pipe", PathBuf::from(path)))
-}
-
-/// Sends both streams on until both have ended.
-async fn copy(stdout: pipe::Receiver, stderr: pipe::Receiver, output: mpsc::Sender<ExecOutput>) {
-    tokio::join!(
-        copy_one(stdout, &output, ExecOutput::Stdout),
-        copy_one(stderr, &output, ExecOutput::Stderr)
-    );
-}
-
-async fn copy_one(mut stream: pipe::Receiver, output: &mpsc::Sender<ExecOutput>, wrap: fn(Vec<u8>) -> ExecOutput) {
-    let mut buffer = vec![0; 32 << 10];
-    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-        if output.send(wrap(buffer[..count].to_vec())).await.is_err() {
-            return;
-        }
-    }
 }

@@ -1,0 +1,185 @@
+//! What is run, from OCI's words: a container's specification and that of a further process in it.
+//!
+//! The rules are `runc exec`'s: what the process does not say is the container's.
+
+use std::sync::Arc;
+
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::seccomp;
+use crate::sys::caps;
+
+/// Why a program cannot be run this way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0} needs the OCI runtime")]
+pub struct Unsuited(pub String);
+
+/// What all programs in a container have in common.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    process: Process,
+    /// The session keyring's name.
+    keyring: String,
+    pub filter: Option<Arc<seccomp::Filter>>,
+}
+
+/// A program to be run. What may be secret in it never leaves the process that runs it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Program {
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub cwd: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub umask: u32,
+    pub capabilities: Sets,
+    pub no_new_privileges: bool,
+    pub limits: Vec<Limit>,
+    pub oom_score_adj: Option<i32>,
+    pub apparmor: Option<String>,
+    pub selinux: Option<String>,
+    pub keyring: String,
+    pub terminal: Option<Terminal>,
+}
+
+/// The five sets of capabilities(7), a bit for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sets {
+    pub bounding: u64,
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+/// A limit by its number (setrlimit(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// A terminal's size in characters; 0: as the kernel has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    pub width: u16,
+    pub height: u16,
+}
+
+impl Setting {
+    /// Of the container `id` with the specification `spec`.
+    pub fn of(spec: &Spec, id: &str) -> Result<Self, Unsuited> {
+        let unsuited = |what: &str| Err(Unsuited(what.to_owned()));
+        let Some(process) = spec.process() else {
+            return unsuited("a container without a process");
+        };
+        let linux = spec.linux().as_ref();
+        if linux.is_some_and(|linux| linux.personality().is_some()) {
+            return unsuited("an execution domain (personality)");
+        }
+        if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
+            return unsuited("a class of service (intelRdt)");
+        }
+        check(process)?;
+        let filter = linux.and_then(|linux| linux.seccomp().as_ref());
+        Ok(Self {
+            process: process.clone(),
+            keyring: format!("_ses.{id}"),
+            filter: filter.map(seccomp::shared).transpose()?,
+        })
+    }
+
+    /// The container's own process, of which execs are variations.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The further process `process`.
+    pub fn program(&self, process: &Process) -> Result<Program, Unsuited> {
+        check(process)?;
+        let own = &self.process;
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let limits = |process: &Process| process.rlimits().clone().filter(|limits| !limits.is_empty());
+        let capabilities = process.capabilities().as_ref().or(own.capabilities().as_ref());
+        let size = process.console_size();
+        let side = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+        let limits = limits(process).or_else(|| limits(own)).unwrap_or_default();
+        Ok(Program {
+            args: process.args().clone().unwrap_or_default(),
+            env: process.env().clone().unwrap_or_default(),
+            cwd: process.cwd().display().to_string(),
+            uid: process.user().uid(),
+            gid: process.user().gid(),
+            groups: process.user().additional_gids().clone().unwrap_or_default(),
+            umask: own.user().umask().unwrap_or(0o022),
+            capabilities: capabilities.map(sets).unwrap_or_default(),
+            no_new_privileges: process.no_new_privileges().or(own.no_new_privileges()).unwrap_or(false),
+            limits: limits.iter().map(limit).collect::<Result<_, _>>()?,
+            oom_score_adj: own.oom_score_adj(),
+            apparmor: given(process.apparmor_profile()).or_else(|| given(own.apparmor_profile())),
+            selinux: given(process.selinux_label()).or_else(|| given(own.selinux_label())),
+            keyring: self.keyring.clone(),
+            terminal: process.terminal().unwrap_or(false).then(|| Terminal {
+                width: size.map_or(0, |size| side(size.width())),
+                height: size.map_or(0, |size| side(size.height())),
+            }),
+        })
+    }
+}
+
+/// What a newer runtime may do to a process and this does not.
+fn check(process: &Process) -> Result<(), Unsuited> {
+    if process.scheduler().is_some() {
+        return Err(Unsuited("a scheduling policy".to_owned()));
+    }
+    if process.io_priority().is_some() {
+        return Err(Unsuited("an I/O priority".to_owned()));
+    }
+    Ok(())
+}
+
+fn sets(capabilities: &LinuxCapabilities) -> Sets {
+    // Those that are not known here are not granted, as no kernel that berth runs on has them.
+    let bits = |set: &Option<Capabilities>| {
+        let names = set.iter().flatten().map(|capability| format!("CAP_{capability}"));
+        names
+            .filter_map(|name| caps::bit(&name))
+            .fold(0, |bits, bit| bits | bit)
+    };
+    Sets {
+        bounding: bits(capabilities.bounding()),
+        effective: bits(capabilities.effective()),
+        permitted: bits(capabilities.permitted()),
+        inheritable: bits(capabilities.inheritable()),
+        ambient: bits(capabilities.ambient()),
+    }
+}
+
+fn limit(limit: &PosixRlimit) -> Result<Limit, Unsuited> {
+    let resource = match limit.typ() {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+    };
+    Ok(Limit {
+        resource,
+        soft: limit.soft(),
+        hard: limit.hard(),
+    })
+}
