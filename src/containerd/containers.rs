@@ -29,7 +29,7 @@ const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 #[derive(Debug, Clone)]
 pub enum Record {
     Sandbox(SandboxRecord),
-    Container(ContainerRecord),
+    Container(Box<ContainerRecord>),
 }
 
 /// The OCI runtime shim a task is to be made with.

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::request::{self, Reply, Request};
 use super::seccomp::Filter;
@@ -87,17 +90,17 @@ pub fn kill(socket: impl AsFd) {
 }
 
 impl Connection {
-    /// The next reply; waits for it.
-    pub fn wait(&self) -> Result<(Reply, Vec<OwnedFd>), Error> {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    /// The next reply; waits for it. None: it did not come in time.
+    pub fn wait(&self, patience: Duration) -> Option<Result<(Reply, Vec<OwnedFd>), Error>> {
+        let deadline = Instant::now() + patience;
         loop {
-            match receive(self) {
-                Ok(answer) => return answer,
-                Err(_) => drop(poll(
-                    &mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)],
-                    PollTimeout::NONE,
-                )),
+            if let Ok(answer) = receive(self) {
+                return Some(answer);
             }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            // A little longer, so that the time is over for certain.
+            let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], left).ok();
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The rules are `runc exec`'s: what the process does not say is the container's.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process, Spec};
@@ -15,12 +16,19 @@ use crate::sys::caps;
 #[error("{0} needs the OCI runtime")]
 pub struct Unsuited(pub String);
 
+/// Whether an OCI runtime makes containers that are processes of this kernel, in namespaces that can be joined: runc,
+/// crun and youki do; of others (gVisor's runsc) it is not known.
+pub fn is_joinable(runtime: &Path) -> bool {
+    let name = runtime.file_name().unwrap_or_default().to_string_lossy();
+    ["runc", "crun", "youki"].iter().any(|known| name.starts_with(known))
+}
+
 /// What all programs in a container have in common.
 #[derive(Debug, Clone)]
 pub struct Setting {
     process: Process,
-    /// The session keyring's name.
-    keyring: String,
+    /// The session keyring's name; None: the node's stays.
+    keyring: Option<String>,
     pub filter: Option<Arc<seccomp::Filter>>,
 }
 
@@ -40,7 +48,7 @@ pub struct Program {
     pub oom_score_adj: Option<i32>,
     pub apparmor: Option<String>,
     pub selinux: Option<String>,
-    pub keyring: String,
+    pub keyring: Option<String>,
     pub terminal: Option<Terminal>,
 }
 
@@ -70,8 +78,9 @@ pub struct Terminal {
 }
 
 impl Setting {
-    /// Of the container `id` with the specification `spec`.
-    pub fn of(spec: &Spec, id: &str) -> Result<Self, Unsuited> {
+    /// Of the container `id` with the specification `spec`. `new_keyring`: whether the OCI runtime made it a session
+    /// keyring of its own, as runc does unless it is told not to.
+    pub fn of(spec: &Spec, id: &str, new_keyring: bool) -> Result<Self, Unsuited> {
         let unsuited = |what: &str| Err(Unsuited(what.to_owned()));
         let Some(process) = spec.process() else {
             return unsuited("a container without a process");
@@ -87,7 +96,7 @@ impl Setting {
         let filter = linux.and_then(|linux| linux.seccomp().as_ref());
         Ok(Self {
             process: process.clone(),
-            keyring: format!("_ses.{id}"),
+            keyring: new_keyring.then(|| format!("_ses.{id}")),
             filter: filter.map(seccomp::shared).transpose()?,
         })
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Program;
@@ -58,10 +59,16 @@ pub enum Reply {
 
 /// Why a program could not be run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{what}{}", errno.map(|errno| format!(": {}", io::Error::from_raw_os_error(errno))).unwrap_or_default())]
+#[error("{what}{}", errno.map(in_words).unwrap_or_default())]
 pub struct Failure {
     pub what: String,
     pub errno: Option<i32>,
+}
+
+/// As the programs of this field, which are in Go, say it: people search for that.
+fn in_words(errno: i32) -> String {
+    let words = Errno::from_raw(errno).desc();
+    format!(": {}", words.to_lowercase())
 }
 
 impl Failure {

@@ -144,7 +144,7 @@ impl Core {
         handler: &Handler,
         image: &Image,
     ) -> Result<Arc<Container>, Error> {
-        let wrapped = Record::Container(record.clone());
+        let wrapped = Record::Container(Box::new(record.clone()));
         let new = containerd::New {
             id,
             record: &wrapped,

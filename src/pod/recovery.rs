@@ -98,7 +98,7 @@ impl Core {
                 }
                 Ok(Record::Container(record)) => {
                     self.take_name(&container_name(&record), &id);
-                    self.registry.add_container(Container::new(id, record));
+                    self.registry.add_container(Container::new(id, *record));
                     containers += 1;
                 }
                 Err(error) => {

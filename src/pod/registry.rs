@@ -334,7 +334,7 @@ impl super::Core {
         let mut record = container.record();
         change(&mut record);
         self.containerd
-            .update_record(&container.id, &Record::Container(record.clone()))
+            .update_record(&container.id, &Record::Container(Box::new(record.clone())))
             .await?;
         *lock(&container.record) = record;
         container.changed.send_replace(());

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{Io, Record};
 use super::stdio::Kept;
+use crate::nsexec::{Connection, Setting};
 use crate::sys::children::Dead;
 use crate::sys::process::Handle;
 
@@ -145,6 +146,8 @@ pub struct Process {
     pub waiters: Vec<Waiter>,
     /// OCI's `Process` as JSON, of a further process that has not been started.
     pub spec: Vec<u8>,
+    /// Tells the end of a further process that is no child of ours; it ends with this, too.
+    pub connection: Option<Arc<Connection>>,
 }
 
 impl Process {
@@ -157,6 +160,7 @@ impl Process {
             kept: None,
             waiters: Vec::new(),
             spec: Vec::new(),
+            connection: None,
         }
     }
 }
@@ -188,6 +192,8 @@ pub struct State {
     pub checkpoint: Option<String>,
     /// Whether the mounts that containerd asked for were made at its root.
     pub mounted: bool,
+    /// How commands are run in it, once that is known. None inside: by the OCI runtime.
+    pub setting: Option<Option<Arc<Setting>>>,
 }
 
 impl Container {
@@ -205,6 +211,7 @@ impl Container {
                 paused: false,
                 checkpoint: None,
                 mounted: false,
+                setting: None,
             }),
         })
     }

@@ -17,6 +17,7 @@ use super::outbox::Outbox;
 use super::place::Place;
 use super::underway::Underway;
 use super::{lock, oom, report};
+use crate::nsexec::Connection;
 use crate::proto::shim::events;
 use crate::sys::children::{Children, Dead};
 use crate::sys::process::Handle;
@@ -65,6 +66,8 @@ pub enum Watch {
     Oom(String, oom::Watch),
     /// The end of a process that is not our child.
     End(Arc<Container>, Arc<Handle>),
+    /// The end of a further process, by its exec id.
+    Command(Arc<Container>, String, Arc<Connection>),
 }
 
 /// Who has which pid.
@@ -272,6 +275,11 @@ impl Shim {
         self.watch(Watch::End(Arc::clone(container), handle));
     }
 
+    pub(super) fn watch_command(&self, container: &Arc<Container>, exec_id: &str, connection: &Arc<Connection>) {
+        let (container, connection) = (Arc::clone(container), Arc::clone(connection));
+        self.watch(Watch::Command(container, exec_id.to_owned(), connection));
+    }
+
     fn watch(&self, watch: Watch) {
         lock(&self.watches).push(watch);
         self.outbox.ring();
@@ -299,6 +307,7 @@ impl Shim {
                 self.jobs.run(move || shim.adopted_ended(&container));
                 false
             }
+            Watch::Command(container, exec_id, connection) => self.on_command(container, exec_id, connection),
         }
     }
 
@@ -330,6 +339,7 @@ impl AsFd for Watch {
         match self {
             Self::Oom(_, watch) => watch.as_fd(),
             Self::End(_, handle) => handle.as_fd(),
+            Self::Command(_, _, connection) => connection.as_fd(),
         }
     }
 }

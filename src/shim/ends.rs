@@ -1,7 +1,7 @@
 //! The ends of a process: files, or a terminal whose other end is copied here.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::console::ConsoleSocket;
@@ -53,10 +53,34 @@ impl Ends {
         }
     }
 
+    /// For a process that is started without the OCI runtime. None: it makes itself a terminal.
+    pub fn files(&self) -> Option<[BorrowedFd<'_>; 3]> {
+        match &self.sort {
+            Sort::Files(files) => Some(files.each_ref().map(AsFd::as_fd)),
+            Sort::Terminal(..) => None,
+        }
+    }
+
     /// After the OCI runtime has made the process: takes its terminal, and gives what is to be kept while it runs.
     pub fn settle(self, shim: &Shim, id: &str, exec_id: &str) -> Result<Kept, Status> {
+        self.settle_by(shim, id, exec_id, |socket| socket.receive(PATIENCE))
+    }
+
+    /// The same for a process whose terminal came another way.
+    pub fn settle_with(self, shim: &Shim, id: &str, exec_id: &str, master: Option<OwnedFd>) -> Result<Kept, Status> {
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "none was sent");
+        self.settle_by(shim, id, exec_id, |_| master.ok_or_else(missing))
+    }
+
+    fn settle_by(
+        self,
+        shim: &Shim,
+        id: &str,
+        exec_id: &str,
+        master: impl FnOnce(ConsoleSocket) -> io::Result<OwnedFd>,
+    ) -> Result<Kept, Status> {
         if let Sort::Terminal(socket, ends) = self.sort {
-            let master = socket.receive(PATIENCE).map_err(failed("receive the terminal"))?;
+            let master = master(socket).map_err(failed("receive the terminal"))?;
             let attached = shim.consoles.attach(&key(id, exec_id), master, ends);
             attached.map_err(failed("serve the terminal"))?;
         }

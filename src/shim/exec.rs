@@ -1,4 +1,7 @@
-//! Exec: a further process in a container. Added first, started by Start.
+//! Exec: a further process in a container. Added first, started by Start: without the OCI runtime ([`direct`]) where
+//! that can be.
+
+mod direct;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +68,21 @@ impl Shim {
         patience: Duration,
     ) -> Result<u32, Status> {
         let ends = Ends::open(self, record, io)?;
+        match direct::Command::of(container, record, spec) {
+            Some(command) => self.run_directly(container, exec_id, &command, ends, patience),
+            None => self.run_by_runtime(container, exec_id, record, ends, spec, patience),
+        }
+    }
+
+    fn run_by_runtime(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        exec_id: &str,
+        record: &Record,
+        ends: Ends,
+        spec: &[u8],
+        patience: Duration,
+    ) -> Result<u32, Status> {
         let _starting = self.starting();
         let make = Make {
             id: &record.id,

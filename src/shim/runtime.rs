@@ -22,6 +22,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::invoke::Run;
+use crate::nsexec::is_joinable;
 use crate::sys::children::Children;
 
 /// Where the stock shim keeps the runtime's state, a directory per containerd namespace.
@@ -117,6 +118,16 @@ pub enum Error {
 }
 
 impl Runtime {
+    /// Whether its containers can be joined without it.
+    pub fn is_joinable(&self) -> bool {
+        is_joinable(&self.binary)
+    }
+
+    /// Whether it gives containers a session keyring of their own.
+    pub fn makes_keyrings(&self) -> bool {
+        !self.no_new_keyring
+    }
+
     /// `namespace` is containerd's.
     pub fn new(options: Options, namespace: &str) -> Self {
         let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };

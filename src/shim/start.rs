@@ -131,6 +131,7 @@ impl Shim {
                     if let Some(handle) = &process.handle {
                         handle.signal(libc::SIGKILL).ok();
                     }
+                    process.connection = None;
                     process.phase.started();
                     process.phase.end(Exit::unknown());
                     self.dismiss(process);

@@ -60,7 +60,7 @@ pub unsafe fn spawn_sibling(work: &mut dyn FnMut()) -> io::Result<u32> {
     // SAFETY: the stack, aligned for any use, and `work` live until the call returns, which is after the child is done
     // with them (CLONE_VFORK).
     let pid = unsafe { libc::clone(run, top.cast(), flags, (&raw mut work).cast()) };
-    Ok(u32::try_from(Errno::result(pid)?).map_err(io::Error::other)?)
+    u32::try_from(Errno::result(pid)?).map_err(io::Error::other)
 }
 
 /// Ends this process at once: nothing is dropped and no buffer is written, for they are its parent's.

@@ -42,6 +42,8 @@ const NAMESPACES: [(&str, CloneFlags); 8] = [
 pub fn run(given: &Given<'_>, fds: Vec<OwnedFd>) -> Result<u32, Failure> {
     let mut kept: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     kept.extend([given.init.as_fd().as_raw_fd(), given.report.as_raw_fd()]);
+    // Nothing is to be opened where the program's standard descriptors will be.
+    kept.extend(0..3);
     kept.extend(given.leaf.map(|leaf| leaf.as_raw_fd()));
     // SAFETY: this process has just been forked and ends without dropping what it inherited.
     unsafe { fds::close_all_but(&kept) }.map_err(Failure::of("cannot close descriptors"))?;

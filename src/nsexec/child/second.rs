@@ -42,7 +42,9 @@ impl Second<'_> {
         if self.of_user {
             become_root()?;
         }
-        join_keyring(&program.keyring)?;
+        if let Some(name) = &program.keyring {
+            join_keyring(name)?;
+        }
         self.take_stdio()?;
         // SAFETY: all descriptors beyond the standard ones are the first child's, which has copies of its own.
         let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
@@ -262,7 +264,7 @@ fn executable(program: &Program) -> Result<CString, Failure> {
         let path = string(name)?;
         return match check(&path) {
             Ok(()) => Ok(path),
-            Err(error) => Err(Failure::of(format!("exec: {name:?}"))(error)),
+            Err(error) => Err(Failure::of(format!("exec: {name:?}: stat {name}"))(error)),
         };
     }
     let paths = program

@@ -74,7 +74,7 @@ impl Core {
                 reason: error.to_string(),
             })
         })?;
-        let setting = match Setting::of(&spec, container.id.as_str()) {
+        let setting = match Setting::of(&spec, container.id.as_str(), true) {
             Ok(setting) => setting,
             Err(reason) => {
                 tracing::info!(id = ?container.id, %reason, "commands are run by containerd in this container");

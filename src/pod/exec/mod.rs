@@ -21,6 +21,7 @@ use super::registry::Container;
 use super::{Core, Handler, Pods};
 use crate::model::container::ContainerState;
 use crate::model::{Id, Refusal};
+use crate::nsexec::is_joinable;
 
 pub(super) use direct::Direct;
 
@@ -105,9 +106,13 @@ impl Pods {
 }
 
 /// Whether the containers of a handler are processes of this kernel whose namespaces can be joined, which is known of
-/// our own shim and of containerd's for runc.
+/// our own shim and of containerd's for runc, with an OCI runtime that we know.
 fn is_direct(handler: &Handler) -> bool {
-    handler.own_shim || handler.runtime_type.starts_with("io.containerd.runc.")
+    let runtime = match handler.options.binary_name.as_str() {
+        "" => "runc",
+        binary => binary,
+    };
+    (handler.own_shim || handler.runtime_type.starts_with("io.containerd.runc.")) && is_joinable(runtime.as_ref())
 }
 
 impl Core {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Bag, Fd};
+use crate::nsexec::Connection;
 use crate::shim::container::{Container, Phase, Process, State, Waiter};
 use crate::shim::core::Shim;
 use crate::shim::record::{Io, Record};
@@ -45,6 +46,8 @@ struct HeldProcess {
     kept: Option<stdio::Handed>,
     waiters: Vec<Waiter>,
     spec: Vec<u8>,
+    #[serde(default)]
+    connection: Option<Fd>,
 }
 
 impl Held {
@@ -75,6 +78,11 @@ impl Held {
             let state = container.state();
             if let (true, None, Some(handle)) = (state.adopted, state.init.phase.exit(), &state.init.handle) {
                 shim.watch_end(&container, Arc::clone(handle));
+            }
+            for (exec_id, process) in &state.execs {
+                if let Some(connection) = &process.connection {
+                    shim.watch_command(&container, exec_id, connection);
+                }
             }
         }
         Ok(())
@@ -110,6 +118,7 @@ fn pack_process(process: &Process, bag: &mut Bag) -> io::Result<HeldProcess> {
         kept: process.kept.as_ref().map(|kept| kept.pack(bag)).transpose()?,
         waiters: process.waiters.clone(),
         spec: process.spec.clone(),
+        connection: bag.put_some(process.connection.as_deref())?,
     })
 }
 
@@ -132,6 +141,7 @@ fn unpack(held: HeldContainer, children: &Children) -> io::Result<Arc<Container>
 
 fn unpack_process(held: HeldProcess, children: &Children) -> io::Result<Process> {
     let handle = held.handle.map(Fd::take).transpose()?;
+    let connection = held.connection.map(Fd::take).transpose()?;
     Ok(Process {
         phase: held.phase,
         pid: held.pid,
@@ -140,5 +150,6 @@ fn unpack_process(held: HeldProcess, children: &Children) -> io::Result<Process>
         kept: held.kept.map(|kept| kept.unpack(children)).transpose()?,
         waiters: held.waiters,
         spec: held.spec,
+        connection: connection.map(|fd| Arc::new(Connection::from(fd))),
     })
 }

@@ -125,7 +125,7 @@ impl Loop {
     fn ooms(&self) -> BTreeMap<String, u64> {
         let ooms = self.watches.values().filter_map(|watch| match watch {
             Watch::Oom(id, watch) => Some((id.clone(), watch.told())),
-            Watch::End(..) => None,
+            Watch::End(..) | Watch::Command(..) => None,
         });
         ooms.collect()
     }
