@@ -94,10 +94,12 @@ enum Source {
 
 /// The helper's main: serves until its shim is gone and no exec is left.
 ///
-/// `files` is the soft limit of open files that programs get; None: this process' own.
-pub fn serve(files: Option<u64>) -> io::Result<()> {
+/// `files` is the soft limit of open files that programs get; None: this process' own. `ignore_cancellation`: see
+/// [`process::restore_spawned_signals`].
+pub fn serve(files: Option<u64>, ignore_cancellation: bool) -> io::Result<()> {
     let (listener, lifeline) = (exec::inherited(LISTENER)?, exec::inherited(LIFELINE)?);
     process::not_dumpable()?;
+    process::restore_spawned_signals(ignore_cancellation)?;
     crate::sys::memory::be_frugal(1);
     let signals = SigSet::from_iter([Signal::SIGCHLD]);
     signals.thread_block()?;

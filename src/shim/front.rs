@@ -50,6 +50,8 @@ pub struct Arguments {
     pub handover: Option<RawFd>,
     /// The soft limit of open files of programs that are run; only a shim says it.
     pub files: Option<u64>,
+    /// Whether they ignore the C library's first signal; only a shim says it.
+    pub ignore_cancellation: bool,
     pub command: String,
 }
 
@@ -76,6 +78,7 @@ impl Arguments {
             };
             match name {
                 "v" => parsed.version = true,
+                "ignore-cancellation" => parsed.ignore_cancellation = true,
                 "info" => parsed.info = true,
                 "debug" => {}
                 "namespace" => parsed.namespace = value()?,
@@ -120,7 +123,7 @@ pub fn run(arguments: &Arguments) -> io::Result<()> {
         "ensure" => ensure(&place(arguments)?, arguments, None),
         "serve" => serve_here(arguments),
         // Only with what a shim hands over.
-        "exec" => crate::nsexec::helper::serve(arguments.files),
+        "exec" => crate::nsexec::helper::serve(arguments.files, arguments.ignore_cancellation),
         other => Err(usage(&format!(
             "{other:?} is no command; containerd runs this program (start, delete)"
         ))),

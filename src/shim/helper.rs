@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use super::place::Place;
 use super::report;
 use crate::sys::children::{self, Children};
-use crate::sys::{sealed, seqpacket, spawn};
+use crate::sys::{process, sealed, seqpacket, spawn};
 
 /// Its name, where processes are listed.
 const NAME: &str = "containerd-shim-berth-v1";
@@ -61,10 +61,13 @@ impl Execs {
         if let Some(files) = children.files_limit() {
             args.extend(["-files".into(), files.to_string().into()]);
         }
+        if process::ignores_cancellation() {
+            args.push("-ignore-cancellation".into());
+        }
         args.push("exec".into());
         let fds: [BorrowedFd<'_>; 2] = [self.listener.as_fd(), its.as_fd()];
         let path = PathBuf::from(format!("/proc/self/fd/{}", program.as_raw_fd()));
-        let process = children.start(|| {
+        let helper = children.start(|| {
             spawn::with_descriptors(&spawn::Program {
                 path: &path,
                 name: NAME.as_ref(),
@@ -74,7 +77,7 @@ impl Execs {
             })
         })?;
         self.running = Some(Running {
-            process,
+            process: helper,
             _lifeline: lifeline,
         });
         Ok(())

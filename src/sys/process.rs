@@ -88,6 +88,58 @@ pub fn not_dumpable() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
 
+/// The first of the two signals that the C library keeps for itself (SIGCANCEL; nptl(7)). posix_spawn(3) leaves both
+/// ignored, whatever they were.
+const CANCEL: libc::c_int = 32;
+const SETXID: libc::c_int = 33;
+
+/// Whether this process was started with the C library's first signal ignored, which programs that it starts inherit.
+pub fn ignores_cancellation() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    ignored.is_some_and(|set| set & (1 << (CANCEL - 1)) != 0)
+}
+
+/// Puts right what posix_spawn(3) did to the C library's signals in this process.
+pub fn restore_spawned_signals(ignore_cancellation: bool) -> io::Result<()> {
+    /// `struct kernel_sigaction`, which is not the C library's.
+    #[repr(C)]
+    struct Action {
+        handler: libc::sighandler_t,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    let cancel = if ignore_cancellation {
+        libc::SIG_IGN
+    } else {
+        libc::SIG_DFL
+    };
+    for (signal, handler) in [(CANCEL, cancel), (SETXID, libc::SIG_DFL)] {
+        let action = Action {
+            handler,
+            flags: 0,
+            restorer: 0,
+            mask: 0,
+        };
+        let none = std::ptr::null_mut::<Action>();
+        // SAFETY: the kernel reads one action, whose mask has 8 bytes. The C library, whose wrapper refuses these two
+        // signals, uses them for threads alone, of which there is one.
+        let set = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const action,
+                none,
+                size_of::<u64>(),
+            )
+        };
+        Errno::result(set)?;
+    }
+    Ok(())
+}
+
 /// Whether a process is a child of this one: started by it, or an orphan that it inherited.
 pub fn is_child(pid: u32) -> bool {
     field(pid, 4).is_ok_and(|parent| parent == std::process::id().to_string())

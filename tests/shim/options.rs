@@ -117,6 +117,22 @@ async fn root_in_a_user_namespace_is_another_user_outside() {
     assert_eq!(exec.ends().await, 0);
     assert_eq!(exec.pipes.out.text().await, "0\n");
     exec.delete().await.unwrap();
+    // A command is where the container is, and as mighty: no namespace differs, no capability is of the node's.
+    let script = "for n in user mnt pid net ipc uts; do \
+                  [ $(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) ] || echo differs: $n; done; \
+                  grep -E '^Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status | sort >/tmp/own; \
+                  grep -E '^Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/1/status | sort | diff - /tmp/own; \
+                  stat -c '%u %g' /tmp/own; cat /proc/self/uid_map | tr -s ' '";
+    let exec = process.exec_run("two", Exec::shell(script)).await;
+    assert_eq!(exec.ends().await, 0);
+    assert_eq!(exec.pipes.out.text().await, "0 0\n 0 100000 65536\n");
+    exec.delete().await.unwrap();
+    let mut other = Exec::shell("id -u; id -g; id -G; touch /proc/self/comm && echo mine");
+    other.spec["user"] = json!({"uid": 1000, "gid": 1001, "additionalGids": [7]});
+    let exec = process.exec_run("three", other).await;
+    assert_eq!(exec.ends().await, 0);
+    assert_eq!(exec.pipes.out.text().await, "1000\n1001\n1001 7\nmine\n");
+    exec.delete().await.unwrap();
     process.remove().await;
     node.end().await;
 }

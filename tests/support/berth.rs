@@ -185,8 +185,18 @@ impl Berth {
     pub fn shim_pid(&self) -> Option<u32> {
         let own = self.dir.path().display().to_string();
         let mut processes = super::processes().into_iter();
-        let shim = processes.find(|(_, line)| line.contains("containerd-shim-berth-v1") && line.contains(&own));
+        let is_shim = |line: &str| line.contains("containerd-shim-berth-v1") && line.trim_end().ends_with(" serve");
+        let shim = processes.find(|(_, line)| is_shim(line) && line.contains(&own));
         shim.map(|(pid, _)| pid)
+    }
+
+    /// The process that runs commands, once the first one was.
+    pub fn exec_helper_pid(&self) -> Option<u32> {
+        let own = self.dir.path().display().to_string();
+        let mut processes = super::processes().into_iter();
+        let is_helper = |line: &str| line.contains("containerd-shim-berth-v1") && line.trim_end().ends_with(" exec");
+        let helper = processes.find(|(_, line)| is_helper(line) && line.contains(&own));
+        helper.map(|(pid, _)| pid)
     }
 
     /// The end of the daemon's log, without the calls that only looked.
