@@ -303,7 +303,11 @@ impl RuntimeService for Runtime {
         answer(pb::StatusResponse {
             status: Some(pb::RuntimeStatus { conditions }),
             info: if verbose {
-                HashMap::from([("config".to_owned(), self.info.clone())])
+                let execs = serde_json::json!(self.pods.exec_ways());
+                HashMap::from([
+                    ("config".to_owned(), self.info.clone()),
+                    ("execs".to_owned(), execs.to_string()),
+                ])
             } else {
                 HashMap::new()
             },

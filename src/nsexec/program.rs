@@ -192,3 +192,91 @@ fn limit(limit: &PosixRlimit) -> Result<Limit, Unsuited> {
         hard: limit.hard(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTAINER: &str = r#"{"ociVersion": "1.0.2", "root": {"path": "/"}, "process": {
+        "args": ["serve"], "env": ["A=1"], "cwd": "/srv", "noNewPrivileges": true, "oomScoreAdj": 500,
+        "apparmorProfile": "own", "user": {"uid": 7, "gid": 8, "additionalGids": [9], "umask": 63},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 20}],
+        "capabilities": {"bounding": ["CAP_CHOWN", "CAP_KILL"], "effective": ["CAP_CHOWN"]}}}"#;
+
+    fn setting() -> Setting {
+        Setting::of(&serde_json::from_str(CONTAINER).unwrap(), "id", true).unwrap()
+    }
+
+    fn program(process: &str) -> Result<Program, Unsuited> {
+        setting().program(&serde_json::from_str(process).unwrap())
+    }
+
+    #[test]
+    fn what_a_process_does_not_say_is_the_containers() {
+        let program = program(r#"{"args": ["ls"], "cwd": "/", "user": {"uid": 0, "gid": 0}}"#).unwrap();
+        assert_eq!(
+            (&*program.args, &*program.cwd, program.uid),
+            (&["ls".to_owned()][..], "/", 0)
+        );
+        assert_eq!(
+            (program.umask, program.oom_score_adj, program.no_new_privileges),
+            (0o77, Some(500), true)
+        );
+        assert_eq!((program.apparmor.as_deref(), program.selinux), (Some("own"), None));
+        assert_eq!(
+            (program.capabilities.bounding, program.capabilities.effective),
+            (1 | 1 << 5, 1)
+        );
+        let limit = Limit {
+            resource: libc::RLIMIT_NOFILE,
+            soft: 10,
+            hard: 20,
+        };
+        assert_eq!(program.limits, [limit]);
+        assert_eq!(program.keyring.as_deref(), Some("_ses.id"));
+        // A variable of the container's is not one of another process'.
+        assert!(program.env.is_empty() && program.groups.is_empty() && program.terminal.is_none());
+    }
+
+    #[test]
+    fn what_a_process_says_is_its_own() {
+        let program = program(
+            r#"{"args": ["sh"], "cwd": "/", "user": {"uid": 1, "gid": 2}, "noNewPrivileges": false, "apparmorProfile": "other",
+                "capabilities": {"ambient": ["CAP_SYS_ADMIN"]}, "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
+                "terminal": true, "consoleSize": {"width": 80, "height": 99999}}"#,
+        )
+        .unwrap();
+        assert!(!program.no_new_privileges);
+        assert_eq!(program.apparmor.as_deref(), Some("other"));
+        assert_eq!(
+            (program.capabilities.bounding, program.capabilities.ambient),
+            (0, 1 << 21)
+        );
+        assert_eq!(program.limits[0].resource, libc::RLIMIT_CORE);
+        let size = Terminal {
+            width: 80,
+            height: u16::MAX,
+        };
+        assert_eq!(program.terminal, Some(size));
+    }
+
+    #[test]
+    fn what_only_the_runtime_can_do_is_said() {
+        let unsuited = program(
+            r#"{"args": ["a"], "cwd": "/", "user": {}, "ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 1}}"#,
+        );
+        assert!(unsuited.is_err_and(|reason| reason.to_string().contains("needs the OCI runtime")));
+        let agent = r#"{"ociVersion": "1.0.2", "root": {"path": "/"}, "process": {"args": ["a"], "cwd": "/", "user": {}},
+            "linux": {"seccomp": {"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/run/agent"}}}"#;
+        assert!(Setting::of(&serde_json::from_str(agent).unwrap(), "id", true).is_err());
+        for (runtime, joinable) in [
+            ("runc", true),
+            ("/usr/sbin/runc", true),
+            ("/opt/crun-1.21", true),
+            ("runsc", false),
+            ("", false),
+        ] {
+            assert_eq!(is_joinable(Path::new(runtime)), joinable, "{runtime}");
+        }
+    }
+}

@@ -197,6 +197,37 @@ async fn a_command_under_the_default_seccomp_profile_is_alike() {
     check("seccomp", pod_config("alike-seccomp"), config).await;
 }
 
+/// What the filter refuses, and how: the same calls with the same errors.
+#[tokio::test]
+async fn refused_system_calls_are_alike() {
+    let house = house().await;
+    let pod = house.stock(pod_config("alike-refused")).await;
+    let mut config = idle();
+    config.security().seccomp = profile(pb::security_profile::ProfileType::RuntimeDefault);
+    let container = pod.start(config).await;
+    for line in [
+        "unshare -r true",
+        "unshare -m true",
+        "setarch linux32 uname -m",
+        "mount -t tmpfs none /mnt",
+        "swapon /nothing",
+        "chroot / true",
+        "date -s 2020-01-01",
+        "hostname other",
+        "nice -n -5 true",
+    ] {
+        let line = format!("{line} 2>&1; echo $?");
+        let ours = container.exec(&["sh", "-c", &line], 20).await.unwrap();
+        let theirs = by_containerd(&house, &container.id, &["sh", "-c", &line]);
+        assert_eq!(
+            String::from_utf8_lossy(&ours.stdout),
+            String::from_utf8_lossy(&theirs.stdout),
+            "{line}"
+        );
+    }
+    pod.remove().await;
+}
+
 #[tokio::test]
 async fn a_user_with_groups_and_no_new_privileges_is_alike() {
     let mut config = idle();

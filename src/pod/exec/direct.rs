@@ -62,10 +62,12 @@ impl Core {
             return Err(not_running());
         };
         let init = Handle::open(pid).map_err(|_| not_running())?;
-        // The pid is still the container's, so the handle is its, too.
-        match self.containerd.task(&container.id).await? {
-            Some(Task::Running { pid: now }) if now == pid => {}
-            _ => return Err(not_running()),
+        if !is_of(pid, &init, &record.cgroup) {
+            // It may have been moved elsewhere. If the pid is the task's still, the handle is its, too.
+            match self.containerd.task(&container.id).await? {
+                Some(Task::Running { pid: now }) if now == pid => {}
+                _ => return Err(not_running()),
+            }
         }
         let spec = self.containerd.spec(&container.id).await?;
         let spec: oci::Spec = serde_json::from_slice(&spec).map_err(|error| {
@@ -180,6 +182,15 @@ impl Direct {
         let socket = std::os::unix::net::UnixStream::from(OwnedFd::from(connection));
         Ok(UnixStream::from_std(socket).map_err(nsexec::Error::Io)?)
     }
+}
+
+/// Whether the process that `handle` is of, and that had this pid when it was opened, is in a container's control
+/// group: then the pid is no stranger's. containerd may have lost sight of it for the moment.
+fn is_of(pid: u32, handle: &Handle, cgroup: &str) -> bool {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let mut paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let found = paths.any(|path| Path::new(path).starts_with(cgroup));
+    found && handle.has_ended().is_ok_and(|ended| !ended)
 }
 
 /// How the command ends.
