@@ -24,13 +24,15 @@
 //!
 //! ```text
 //!  berth ───gRPC──▶ containerd ──ttrpc──▶ containerd-shim-berth-v1 ──runc──▶ containers
-//!    └─────────── private socket ────────▶ (shim)   └ a thread (logs) ◀─FIFOs─┘
+//!    ├─────────── private socket ────────▶ (shim)   ├ a thread (logs) ◀─FIFOs─┤
+//!    └─────────── a connection per command ────────▶└ a process (nsexec) ─fork┘
 //! ```
 //!
 //! a containerd (a running one, or one of berth's own) and the shim, this crate's second binary ([`shim`]): a process
-//! that holds the containers of all pods, or of as many as the configuration says, and whose log writer ([`logs`])
-//! writes their logs. Whatever dies comes back: the daemon restarts its containerd and its shim, a new shim takes over
-//! the containers of the last ([`shim::adopt`]), and the next daemon takes over all of them ([`pod`]'s recovery).
+//! that holds the containers of all pods, or of as many as the configuration says, whose log writer ([`logs`])
+//! writes their logs, and whose helper ([`nsexec`]) runs commands in them. Whatever dies comes back: the daemon restarts
+//! its containerd and its shim, a new shim takes over the containers of the last ([`shim::adopt`]), and the next daemon
+//! takes over all of them ([`pod`]'s recovery).
 //!
 //! ## Layers
 //!

@@ -22,6 +22,7 @@
 //!   [`exit`], the reaping.
 //! * [`container`]: the states, pure. [`record`]: what is written down of them. [`adopt`]: how a new shim goes on from
 //!   there. [`control`]: the private socket.
+//! * [`helper`]: the process that runs commands ([`crate::nsexec`]), for berth and for Tasks.Exec.
 //! * [`runtime`], [`stdio`], [`console`], [`stats`], [`oom`], [`events`]: one thing each. [`underway`]: who
 //!   waits for what.
 //!
