@@ -1,5 +1,6 @@
 #!/bin/bash
-# In the guest of smoke.sh: installs berth as deploy/berth.service says, runs the demo against it, and looks at the shim.
+# In the guest of smoke.sh: installs berth as deploy/berth.service says, runs the demo against it, and looks at the shim
+# and at commands in containers.
 set -uo pipefail
 
 uname -sr
@@ -16,6 +17,7 @@ done
 BERTH=/usr/local/bin/berth scripts/demo.sh --socket /run/berth/berth.sock --restart 'systemctl restart berth'
 code=$?
 bash ./guest-shim.sh || code=1
+bash ./guest-exec.sh || code=1
 if [ $code != 0 ]; then
     journalctl -u berth --no-pager | tail -60
     tail -v -n 40 /run/berth/shims/*/shim.log

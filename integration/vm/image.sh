@@ -12,7 +12,7 @@ PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
 cache=$(cd "$here/../.." && pwd)/target/vm
 suite=${VM_SUITE:-trixie}
-packages=systemd,systemd-sysv,udev,kmod,dbus,containerd,runc,iptables,nftables,iproute2,procps,busybox-static,curl
+packages=systemd,systemd-sysv,udev,kmod,dbus,containerd,runc,iptables,nftables,iproute2,procps,busybox-static,curl,apparmor
 
 main() {
     local key out

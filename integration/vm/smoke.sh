@@ -1,6 +1,7 @@
 #!/bin/bash
 # Boots a Debian 13 guest (cgroup v2, systemd, containerd 1.7), installs berth there as the systemd unit of deploy/, and runs
-# the demo against it, with a restart of the unit in the middle (guest-smoke.sh); then looks at the shim (guest-shim.sh).
+# the demo against it, with a restart of the unit in the middle (guest-smoke.sh); then looks at the shim
+# (guest-shim.sh) and at commands in containers (guest-exec.sh).
 #
 #   integration/vm/smoke.sh       env: BERTH, the binary (target/release/berth), with the shim beside it; and what boot.sh reads
 #
@@ -19,7 +20,7 @@ mkdir -p "$work"/payload/{scripts,target}
 cp -r examples deploy "$work/payload/"
 cp scripts/demo.sh scripts/checks.sh "$work/payload/scripts/"
 cp integration/vm/guest-smoke.sh "$work/payload/run.sh"
-cp integration/vm/guest-shim.sh integration/vm/shim-pod.yaml "$work/payload/"
+cp integration/vm/guest-shim.sh integration/vm/guest-exec.sh integration/vm/shim-pod.yaml "$work/payload/"
 cp -r target/images "$work/payload/target/"
 # Symbols are a debug build's bulk, and the guest has no use for them.
 for binary in "$berth" "$(dirname "$berth")/containerd-shim-berth-v1"; do

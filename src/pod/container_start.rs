@@ -221,7 +221,15 @@ impl Core {
     pub(super) async fn delete_task(self: &Arc<Self>, sandbox: &Sandbox, id: &Id) -> Result<(), Error> {
         let _others = sandbox.deleting().await;
         let deleted = self.until_containerd(|| async {
-            if let Some(Task::Created { .. } | Task::Running { .. }) = self.containerd.task(id).await? {
+            let task = self.containerd.task(id).await?;
+            if let Some(Task::Created { .. }) = task {
+                // Should we be killed now, the next berth must not take it for one that was started and has ended. A
+                // full disk may keep that from being said, not a task from being deleted.
+                let undone = self.paths.undone(id);
+                std::fs::create_dir_all(self.paths.container(id)).ok();
+                std::fs::File::create(undone).ok();
+            }
+            if let Some(Task::Created { .. } | Task::Running { .. }) = task {
                 self.containerd.kill_task(id, crate::model::Signal::KILL, true).await?;
                 let _ = tokio::time::timeout(super::container_stop::DEATH, self.containerd.wait_task(id)).await;
             }

@@ -69,6 +69,11 @@ impl Paths {
         self.containers().join(id.as_str())
     }
 
+    /// Is there while a start is undone: the task ends by berth's hand then, and not by its own.
+    pub fn undone(&self, id: &Id) -> PathBuf {
+        self.container(id).join("undone")
+    }
+
     pub fn execs(&self, id: &Id) -> PathBuf {
         self.container(id).join("exec")
     }

@@ -42,10 +42,12 @@ enum Action {
     Clear,
 }
 
-fn decide(state: &ContainerState, task: Option<Task>) -> Action {
+/// `undone`: whether a start of it was being undone.
+fn decide(state: &ContainerState, task: Option<Task>, undone: bool) -> Action {
     match (state, task) {
         (ContainerState::Created | ContainerState::Exited(_), None) => Action::Keep,
         (ContainerState::Created, Some(Task::Created { .. })) => Action::UndoStart,
+        (ContainerState::Created, Some(Task::Stopped(_))) if undone => Action::UndoStart,
         (ContainerState::Created, Some(Task::Running { pid })) => Action::Adopt { pid },
         (ContainerState::Created, Some(Task::Stopped(ended))) => Action::FinishUnrecorded(ended),
         (ContainerState::Running { .. }, Some(Task::Running { .. })) => Action::Watch,
@@ -143,7 +145,7 @@ impl Core {
                 .ok();
             self.keep_process(&sandbox, id).await;
         }
-        let action = decide(&state, task);
+        let action = decide(&state, task, self.paths.undone(id).exists());
         if action != Action::Keep {
             tracing::info!(?id, ?action, "recovering a container");
         }
@@ -352,14 +354,23 @@ mod tests {
             [Action::Keep, Action::Clear, Action::Clear, Action::Clear],
         ];
         for (state, row) in states().iter().zip(expected) {
-            assert_eq!(tasks.map(|task| decide(state, task)), row, "{state:?}");
+            assert_eq!(tasks.map(|task| decide(state, task, false)), row, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_task_that_was_killed_before_it_ran_is_no_container_that_has_ended() {
+        let ended = Some(Task::Stopped(ENDED));
+        assert_eq!(decide(&ContainerState::Created, ended, true), Action::UndoStart);
+        for state in states().iter().skip(1) {
+            assert_eq!(decide(state, ended, true), decide(state, ended, false));
         }
     }
 
     #[test]
     fn an_exit_code_is_never_invented() {
         for state in states() {
-            if let Action::Finish(None) = decide(&state, None) {
+            if let Action::Finish(None) = decide(&state, None, false) {
                 let exit = Exit::unknown(1, 2);
                 assert_eq!((exit.code, exit.reason.as_str()), (255, "Unknown"));
             }
