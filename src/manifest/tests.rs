@@ -156,6 +156,7 @@ impl Engine for Fake {
             cgroup: String::new(),
             created_at: now(),
             state: ContainerState::Created,
+            ending: None,
         };
         let view = ContainerView {
             id: id.clone(),
