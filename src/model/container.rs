@@ -240,9 +240,16 @@ mod tests {
             message: "it said no".to_owned(),
         };
         let oom = Exit::with_code(1, 2, 137, true).because(Some(&ending));
-        assert_eq!((oom.reason, &*oom.message), (Reason::OomKilled, "FailedPostStartHook: it said no"));
+        assert_eq!(
+            (oom.reason, &*oom.message),
+            (Reason::OomKilled, "FailedPostStartHook: it said no")
+        );
         let unknown = Exit::unknown(1, 2).because(Some(&ending));
         assert_eq!((unknown.reason, unknown.code), (Reason::Unknown, 255));
-        assert!(unknown.message.ends_with("FailedPostStartHook: it said no"), "{}", unknown.message);
+        assert!(
+            unknown.message.ends_with("FailedPostStartHook: it said no"),
+            "{}",
+            unknown.message
+        );
     }
 }
