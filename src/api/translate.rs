@@ -84,7 +84,6 @@ pub fn event(name: &PodName, uid: &str, event: Event) -> berth::Event {
         Happening::Failed { message, retry_at, .. } => What::Failed(event::Failed { message, retry_at }),
         Happening::Finished { succeeded } => What::Finished(event::Finished { succeeded }),
         Happening::Lost => What::Lost(event::Lost {}),
-        Happening::Stopping => What::Stopping(event::Stopping {}),
         Happening::Told {
             severity,
             reason,

@@ -69,9 +69,7 @@ pub enum Happening {
     },
     /// The sandbox is gone; everything begins anew.
     Lost,
-    /// A container is asked to end, since the pod is to be deleted.
-    Stopping,
-    /// What a probe or a hook did, in the kubelet's words.
+    /// What probes, hooks and stops do, in the kubelet's words.
     Told {
         severity: Severity,
         reason: &'static str,

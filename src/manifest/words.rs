@@ -38,7 +38,6 @@ pub fn of(pod: &Pod, container: Option<&str>, what: &Happening) -> Vec<Words> {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             vec![(Normal, "SandboxChanged", message.to_owned())]
         }
-        Happening::Stopping => vec![(Normal, "Killing", format!("Stopping container {name}"))],
         Happening::Told {
             severity,
             reason,
@@ -133,7 +132,6 @@ mod tests {
                 "Normal Pulled Successfully pulled image \"i:1\" in 1.250s",
             ),
             (Happening::Started, "Normal Started Started container c"),
-            (Happening::Stopping, "Normal Killing Stopping container c"),
             (exited(Reason::StartError), "Warning Failed Error: no such file"),
             (exited(Reason::Error), ""),
             (

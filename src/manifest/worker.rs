@@ -278,10 +278,6 @@ impl Worker {
             .into_iter()
             .filter(|view| running(&view.record.state))
             .collect();
-        for view in &running {
-            self.journal
-                .push(now(), Some(&view.record.config.name), Happening::Stopping);
-        }
         loop {
             let grace_s = self.deletion.borrow_and_update().unwrap_or(self.pod.grace_s);
             let grace = Duration::from_secs(grace_s.into());
