@@ -33,6 +33,7 @@ pub struct Config {
     pub containerd: Containerd,
     pub shim: Shim,
     pub network: Network,
+    pub manifest: Manifest,
     /// Runtime handlers (Kubernetes' RuntimeClass `handler`) by name.
     pub handlers: BTreeMap<String, Handler>,
 }
@@ -140,6 +141,14 @@ pub enum NetworkMode {
     Cni,
 }
 
+/// Pods of manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manifest {
+    /// The resolv.conf that pods get, as a kubelet's `--resolv-conf`; read anew for each. None: the node's.
+    pub resolv_conf: Option<PathBuf>,
+}
+
 /// Which OCI runtime runs a pod, and where its root file systems are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -165,6 +174,7 @@ impl Default for Config {
             containerd: Containerd::default(),
             shim: Shim::default(),
             network: Network::default(),
+            manifest: Manifest::default(),
             handlers: BTreeMap::from([("runc".to_owned(), Handler::default())]),
         }
     }
@@ -275,6 +285,12 @@ impl Config {
         if let Some(binary) = self.shim.binary.as_deref().filter(|binary| !binary.is_absolute()) {
             return refuse("shim.binary", format!("{} is not an absolute path", binary.display()));
         }
+        if let Some(path) = self.manifest.resolv_conf.as_deref().filter(|path| !path.is_absolute()) {
+            return refuse(
+                "manifest.resolv_conf",
+                format!("{} is not an absolute path", path.display()),
+            );
+        }
         if !self.handlers.contains_key(&self.default_handler) {
             return refuse(
                 "default_handler",
@@ -354,6 +370,7 @@ mod tests {
         let refusal = |text: &str| parse(text).unwrap().check().unwrap_err().to_string();
         assert!(refusal("root = 'x'").starts_with("root: "));
         assert!(refusal("[shim]\nbinary = 'shim'").starts_with("shim.binary: "));
+        assert!(refusal("[manifest]\nresolv_conf = 'x'").starts_with("manifest.resolv_conf: "));
         assert!(refusal("default_handler = 'kata'").starts_with("default_handler: "));
         assert!(refusal("[log]\nlevel = 'berth=loud'").starts_with("log.level: "));
         assert!(refusal("[network]\nmode = 'cni'").starts_with("network.mode: "));

@@ -25,7 +25,7 @@ use crate::config::{self, Config, LogFormat};
 use crate::containerd::{self, Client, RuncOptions, embedded};
 use crate::cri;
 use crate::image::{self, Images};
-use crate::manifest::Manifests;
+use crate::manifest::{self, Manifests};
 use crate::model::Id;
 use crate::model::sandbox::Owner;
 use crate::network::{self, Network};
@@ -123,6 +123,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     // Nobody may connect to a daemon that is going.
     fs::remove_file(&config.socket).ok();
     let Some((reply, serving)) = asked else {
+        house.manifests.keep_events();
         tracing::info!("berth stops; its pods go on");
         return Ok(());
     };
@@ -230,7 +231,7 @@ impl House {
             subnet: subnet.map_err(|error| Error::Subnet(format!("{error}")))?,
         });
         let pods = Pods::new(client, images.clone(), network.await?, pod_settings(config, instance)?);
-        let manifests = Manifests::new(pods.clone(), images.clone(), &config.root);
+        let manifests = Manifests::new(pods.clone(), images.clone(), manifest_settings(config));
         Ok(Self {
             pods,
             images,
@@ -353,6 +354,13 @@ fn manifests_images(pods: &Pods) -> cri::InUse {
             .map(|view| view.record.image_id)
             .collect()
     })
+}
+
+fn manifest_settings(config: &Config) -> manifest::Settings {
+    manifest::Settings {
+        root: config.root.clone(),
+        resolv_conf: config.manifest.resolv_conf.clone(),
+    }
 }
 
 /// The snapshotter of each runtime handler.

@@ -1,5 +1,6 @@
 //! The gRPC face of berth's own API, `berth.v1`, beside CRI's on the same socket.
 
+mod describe;
 pub mod images;
 mod node;
 mod pods;

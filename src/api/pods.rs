@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::translate::{event, name_of, pod};
+use super::translate::{event, lines, name_of, pod};
 use crate::cri::status;
 use crate::manifest::{Error, Manifests};
 use crate::pod::{ExecOutput, Pods};
@@ -56,6 +56,12 @@ impl pods_server::Pods for PodsFace {
         let name = name_of(request.into_inner().name);
         let status = self.manifests.get(&name).map_err(|error| refused(&error))?;
         Ok(Response::new(pod(&status)))
+    }
+
+    async fn events(&self, request: Request<berth::EventsRequest>) -> Result<Response<berth::EventsResponse>, Status> {
+        let name = name_of(request.into_inner().name);
+        let table = self.manifests.events(&name).map_err(|error| refused(&error))?;
+        Ok(Response::new(lines(table)))
     }
 
     async fn logs(

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::image::Images;
 use crate::model::Id;
-use crate::model::container::ContainerConfig;
+use crate::model::container::{ContainerConfig, ContainerState};
+use crate::model::event::Event;
+use crate::model::probe::Health;
 use crate::model::sandbox::{Owner, SandboxConfig};
 use crate::pod::{self, ContainerView, Pods, SandboxView};
 
@@ -21,6 +23,10 @@ pub trait Engine: Send + Sync {
     fn containers(&self) -> Vec<ContainerView>;
     /// Changes whenever a sandbox or container does.
     fn changes(&self) -> watch::Receiver<u64>;
+    /// What probes and hooks do, of all pods.
+    fn events(&self) -> broadcast::Receiver<Event>;
+    /// A container as its probes have it; of one that is not there, nothing.
+    fn health(&self, id: &Id) -> Health;
     fn has_image<'a>(&'a self, reference: &'a str) -> Work<'a, bool>;
     fn pull<'a>(&'a self, reference: &'a str) -> Work<'a, ()>;
     fn run_sandbox(&self, config: SandboxConfig) -> Work<'_, Id>;
@@ -36,6 +42,7 @@ pub trait Engine: Send + Sync {
 pub struct House {
     pub pods: Pods,
     pub images: Images,
+    pub events: broadcast::Sender<Event>,
 }
 
 impl Engine for House {
@@ -49,6 +56,19 @@ impl Engine for House {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.pods.changes()
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    fn health(&self, id: &Id) -> Health {
+        let view = self.pods.container(id);
+        let running = view.is_ok_and(|view| matches!(view.record.state, ContainerState::Running { .. }));
+        Health {
+            started: running,
+            ready: running,
+        }
     }
 
     fn has_image<'a>(&'a self, reference: &'a str) -> Work<'a, bool> {

@@ -9,7 +9,7 @@ use super::registry::Container;
 use super::{Core, Pods};
 use crate::containerd;
 use crate::failpoint::effect;
-use crate::model::container::ContainerState;
+use crate::model::container::{ContainerState, Ending};
 use crate::model::security::PidMode;
 use crate::model::{Id, Signal};
 
@@ -22,6 +22,29 @@ impl Pods {
     pub async fn stop_container(&self, id: &Id, grace: Duration) -> Result<(), Error> {
         let (core, container) = (Arc::clone(&self.0), self.0.registry.container(id)?);
         owned(async move { core.stop_container_of(&container, grace).await }).await
+    }
+
+    /// Records why a running container is about to be ended, for its status once it has. The first cause stays. Whether
+    /// it runs, and had none.
+    pub async fn note_ending(&self, id: &Id, ending: Ending) -> Result<bool, Error> {
+        let (core, container) = (Arc::clone(&self.0), self.0.registry.container(id)?);
+        owned(async move {
+            let record = container.record();
+            if record.ending.is_some() || !matches!(record.state, ContainerState::Running { .. }) {
+                return Ok(false);
+            }
+            let note = || core.change_container(&container, |record| record.ending = Some(ending.clone()));
+            core.until_containerd(|| effect("container.ending", note())).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Waits until a container does not run (any more).
+    pub async fn ended(&self, id: &Id) {
+        if let Ok(container) = self.0.registry.container(id) {
+            container.ended().await;
+        }
     }
 }
 
