@@ -190,3 +190,86 @@ fn host_and_port(text: &str) -> Result<(Option<String>, i64), Misuse> {
     let port = port.parse().map_err(|_| wrong())?;
     Ok((Some(host.to_owned()), port))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::probe::{Check, Endpoint};
+
+    fn parsed(line: &[&str]) -> Result<Command, Misuse> {
+        let words: Vec<_> = [NAME].iter().chain(line).map(ToString::to_string).collect();
+        assert!(is_probe(&words));
+        parse(&words)
+    }
+
+    #[test]
+    fn http_takes_a_url_headers_and_a_timeout() {
+        let line = [
+            "http",
+            "http://localhost:8080/readyz?full",
+            "--header",
+            "Host: a.test",
+            "--timeout=250ms",
+        ];
+        let command = parsed(&line).unwrap();
+        assert_eq!(command.timeout, Some(Duration::from_millis(250)));
+        let Check::Http(http) = command.probe.check else {
+            panic!("no http")
+        };
+        assert_eq!(http.to_string(), "http://localhost:8080/readyz?full");
+        assert_eq!(http.headers, [("Host".to_owned(), "a.test".to_owned())]);
+    }
+
+    #[test]
+    fn an_address_is_read_with_and_without_host_and_brackets() {
+        for (line, expected) in [
+            (["tcp", ":5432"], "tcp-socket :5432"),
+            (["tcp", "localhost:5432"], "tcp-socket localhost:5432"),
+            (["tcp", "[::1]:5432"], "tcp-socket [::1]:5432"),
+            (["http", "http://:8080/x"], "http-get http://:8080/x"),
+            (["http", "HTTPS://[::1]"], "http-get https://[::1]:443/"),
+            (["http", "http://10.0.0.1?a"], "http-get http://10.0.0.1:80/?a"),
+            (["grpc", ":9090"], "grpc <pod>:9090"),
+        ] {
+            assert_eq!(parsed(&line).unwrap().probe.check.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn grpc_takes_a_service() {
+        let Check::Grpc { at, service } = parsed(&["grpc", "--service", "x", ":9090"]).unwrap().probe.check else {
+            panic!("no grpc")
+        };
+        assert_eq!((at, service.as_str()), (Endpoint { host: None, port: 9090 }, "x"));
+    }
+
+    #[test]
+    fn what_is_used_wrongly_is_told() {
+        for line in [
+            &[][..],
+            &["udp", ":1"],
+            &["tcp"],
+            &["tcp", "5432"],
+            &["tcp", ":0"],
+            &["tcp", ":http"],
+            &["tcp", ":1", ":2"],
+            &["tcp", "a b:1"],
+            &["http", "localhost:80"],
+            &["http", "ftp://localhost/"],
+            &["http", "http://u@h/"],
+            &["http", "http://h/", "--header", "no colon"],
+            &["http", "http://h/", "--header"],
+            &["http", "http://h/", "--timeout", "0s"],
+            &["http", "http://h/", "--timeout", "soon"],
+            &["http", "http://h/", "--shout", "x"],
+        ] {
+            assert!(parsed(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn other_commands_are_not_ours() {
+        assert!(!is_probe(&[]));
+        assert!(!is_probe(&["/bin/berth-probe".to_owned()]));
+    }
+}

@@ -11,6 +11,8 @@ pub mod command;
 mod engine;
 mod reports;
 pub mod schedule;
+#[cfg(test)]
+mod tests;
 pub mod threshold;
 mod worker;
 

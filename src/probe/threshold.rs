@@ -1,6 +1,9 @@
 //! The rules of a probe: when it is to check, and what a verdict does to its result. Pure; a kubelet's worker has the
 //! same.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
