@@ -3,6 +3,7 @@
 //! Every key is described in docs/configuration.md, which a test holds against this file.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub struct Config {
     pub containerd: Containerd,
     pub shim: Shim,
     pub network: Network,
+    pub probes: Probes,
+    pub metrics: Metrics,
     pub manifest: Manifest,
     /// Runtime handlers (Kubernetes' RuntimeClass `handler`) by name.
     pub handlers: BTreeMap<String, Handler>,
@@ -141,6 +144,20 @@ pub enum NetworkMode {
     Cni,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probes {
+    /// Whether berth itself answers commands named `berth-probe` in containers.
+    pub virtual_commands: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Where `GET /metrics` is served, an address and a port. None: nowhere.
+    pub address: Option<SocketAddr>,
+}
+
 /// Pods of manifests.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -174,6 +191,8 @@ impl Default for Config {
             containerd: Containerd::default(),
             shim: Shim::default(),
             network: Network::default(),
+            probes: Probes::default(),
+            metrics: Metrics::default(),
             manifest: Manifest::default(),
             handlers: BTreeMap::from([("runc".to_owned(), Handler::default())]),
         }
@@ -209,6 +228,12 @@ impl Default for Network {
             cni_bin_dir: "/opt/cni/bin".into(),
             netns_dir: "/run/netns".into(),
         }
+    }
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self { virtual_commands: true }
     }
 }
 

@@ -11,6 +11,8 @@
 //!        ▼                         ▼
 //!      cri ────────┐       api ─ manifest      parse, translate; one door for errors (cri::status)
 //!                  ▼         ▼
+//!              lifecycle ─ probe, hook         what a life is made of beside its process
+//!                  ▼
 //!               pod          image             decide, order, undo, remember
 //!                  │           │
 //!   ┌──────────┬───┴────┬──────┴───┬────────┐
@@ -41,8 +43,9 @@
 //! | layer | modules | what they know |
 //! |---|---|---|
 //! | 10 | [`daemon`], [`cli`] | everything there is to put together; the command line, which speaks to the socket only |
-//! | 9 | [`api`] | gRPC of `berth.v1` |
+//! | 9 | [`api`] | gRPC of `berth.v1`, and metrics over HTTP |
 //! | 8 | [`cri`], [`manifest`] | gRPC of `runtime.v1`; Pod manifests and the kubelet's semantics |
+//! | 7 | [`lifecycle`] | start with postStart, stop with preStop, and what a failed probe calls for |
 //! | 6 | [`probe`], [`hook`] | when a container is well; what is run at its start and its end |
 //! | 5 | [`pod`] | verbs of sandboxes and containers, registry, recovery; no protobuf |
 //! | 4 | [`image`], [`shim`] | references, registries, unpacking; the process that holds containers, and how to speak to it |
@@ -96,6 +99,7 @@ pub mod dial;
 pub mod failpoint;
 pub mod hook;
 pub mod image;
+pub mod lifecycle;
 pub mod logs;
 pub mod manifest;
 pub mod model;

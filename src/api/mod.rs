@@ -2,9 +2,13 @@
 
 mod describe;
 pub mod images;
+pub mod metrics;
 mod node;
 mod pods;
+mod probes;
+mod stream;
 mod translate;
 
 pub use node::{DownReply, NodeFace};
 pub use pods::PodsFace;
+pub use probes::ProbesFace;

@@ -21,7 +21,8 @@ pub const USER_AGENT: &str = "kube-lifecycle/1.36";
 pub struct Done {
     /// What the command wrote, stdout then stderr, or the body of the answer; at most [`MAX_OUTPUT`] bytes.
     pub output: String,
-    /// For the event `LifecycleHTTPFallback`: HTTPS was asked for, and the server speaks HTTP without TLS.
+    /// For the event `LifecycleHTTPFallback`: the host and port where HTTPS was asked for and the server speaks HTTP without
+    /// TLS.
     pub fallback: Option<String>,
 }
 
@@ -102,17 +103,13 @@ impl Hooks {
         let failed = |url: String| move |source| Error::Http { url, source };
         let get = Get::new(http, target, USER_AGENT).map_err(failed(http.to_string()))?;
         let (answer, fallback) = match get.send(&self.dialer, target, None).await {
-            Err(error @ HttpError::PlainHttp) => {
+            Err(HttpError::PlainHttp) => {
                 let plain = get.in_the_clear();
                 let answer = plain
                     .send(&self.dialer, target, None)
                     .await
                     .map_err(failed(plain.url()))?;
-                let note = format!(
-                    "Get {:?}: {error}; asked again over HTTP, without Authorization",
-                    get.url()
-                );
-                (answer, Some(note))
+                (answer, get.url().split('/').nth(2).map(str::to_owned))
             }
             answer => (answer.map_err(failed(get.url()))?, None),
         };

@@ -6,8 +6,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, watch};
 
 use crate::image::Images;
+use crate::lifecycle::Lifecycle;
 use crate::model::Id;
-use crate::model::container::{ContainerConfig, ContainerState};
+use crate::model::container::ContainerConfig;
 use crate::model::event::Event;
 use crate::model::probe::Health;
 use crate::model::sandbox::{Owner, SandboxConfig};
@@ -40,9 +41,9 @@ pub trait Engine: Send + Sync {
 
 /// The real one.
 pub struct House {
+    pub lifecycle: Lifecycle,
     pub pods: Pods,
     pub images: Images,
-    pub events: broadcast::Sender<Event>,
 }
 
 impl Engine for House {
@@ -59,16 +60,11 @@ impl Engine for House {
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+        self.lifecycle.events()
     }
 
     fn health(&self, id: &Id) -> Health {
-        let view = self.pods.container(id);
-        let running = view.is_ok_and(|view| matches!(view.record.state, ContainerState::Running { .. }));
-        Health {
-            started: running,
-            ready: running,
-        }
+        self.lifecycle.health(id)
     }
 
     fn has_image<'a>(&'a self, reference: &'a str) -> Work<'a, bool> {
@@ -96,11 +92,11 @@ impl Engine for House {
     }
 
     fn start_container<'a>(&'a self, id: &'a Id) -> Work<'a, ()> {
-        Box::pin(self.pods.start_container(id))
+        Box::pin(self.lifecycle.start_container(id))
     }
 
     fn stop_container<'a>(&'a self, id: &'a Id, grace: Duration) -> Work<'a, ()> {
-        Box::pin(self.pods.stop_container(id, grace))
+        Box::pin(self.lifecycle.stop_container(id, grace))
     }
 
     fn remove_container<'a>(&'a self, id: &'a Id) -> Work<'a, ()> {

@@ -18,7 +18,6 @@ mod announce;
 mod check;
 mod engine;
 mod events;
-mod expand;
 mod failures;
 mod fields;
 mod log;
@@ -49,6 +48,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::failpoint::effect;
 use crate::image::Images;
+use crate::lifecycle::Lifecycle;
 use crate::model::{Id, event};
 use crate::pod::Pods;
 use announce::Announcer;
@@ -147,9 +147,13 @@ impl Log {
 }
 
 impl Manifests {
-    pub fn new(pods: Pods, images: Images, settings: Settings) -> Self {
-        let events = broadcast::Sender::new(1);
-        Self::with(Arc::new(House { pods, images, events }), settings)
+    pub fn new(lifecycle: Lifecycle, pods: Pods, images: Images, settings: Settings) -> Self {
+        let house = House {
+            lifecycle,
+            pods,
+            images,
+        };
+        Self::with(Arc::new(house), settings)
     }
 
     fn with(engine: Arc<dyn Engine>, settings: Settings) -> Self {

@@ -188,9 +188,14 @@ impl Worker {
         self.start(&id).await
     }
 
-    /// Starts a container. That its process could not be started is its end, which its restart policy deals with.
+    /// Starts a container. That its process could not be started, or its postStart hook failed, is its end, which its
+    /// restart policy deals with. A pod that is to be deleted waits for no hook; its stop ends that.
     async fn start(&self, id: &Id) -> Result<(), Error> {
-        let started = self.engine.start_container(id).await;
+        let mut deletion = self.deletion.clone();
+        let started = tokio::select! {
+            started = self.engine.start_container(id) => started,
+            _ = deletion.wait_for(Option::is_some) => return Err(Error::Deleted),
+        };
         let ended = |view: pod::ContainerView| view.id == *id && matches!(view.record.state, ContainerState::Exited(_));
         match started {
             Err(error) if self.engine.containers().into_iter().any(ended) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::Error;
 use super::operation::owned;
 use super::registry::Container;
-use super::{Core, Pods};
+use super::{ContainerView, Core, Pods};
 use crate::containerd;
 use crate::failpoint::effect;
 use crate::model::container::{ContainerState, Ending};
@@ -22,6 +22,13 @@ impl Pods {
     pub async fn stop_container(&self, id: &Id, grace: Duration) -> Result<(), Error> {
         let (core, container) = (Arc::clone(&self.0), self.0.registry.container(id)?);
         owned(async move { core.stop_container_of(&container, grace).await }).await
+    }
+
+    /// Waits for a start that is under way, so that what is decided next is about what came of it.
+    pub async fn settled(&self, id: &Id) -> Result<(), Error> {
+        let container = self.0.registry.container(id)?;
+        self.0.settled(&container).await;
+        Ok(())
     }
 
     /// Records why a running container is about to be ended, for its status once it has. The first cause stays. Whether
@@ -40,6 +47,18 @@ impl Pods {
         .await
     }
 
+    /// The container `id`, if it runs.
+    ///
+    /// # Errors
+    /// `WrongState` if it does not.
+    pub fn must_run(&self, id: &Id) -> Result<ContainerView, Error> {
+        let container = self.0.registry.container(id)?;
+        match container.state() {
+            ContainerState::Running { .. } => Ok(self.0.view(&container)),
+            _ => Err(container.wrong_state("it must run")),
+        }
+    }
+
     /// Waits until a container does not run (any more).
     pub async fn ended(&self, id: &Id) {
         if let Ok(container) = self.0.registry.container(id) {
@@ -55,9 +74,7 @@ impl Core {
         grace: Duration,
     ) -> Result<(), Error> {
         // A start in progress is awaited, so that it cannot run what was just stopped.
-        if let Ok(sandbox) = self.registry.sandbox(&container.record().sandbox) {
-            drop(sandbox.claim.lock().await);
-        }
+        self.settled(container).await;
         if !matches!(container.state(), ContainerState::Running { .. }) {
             return Ok(());
         }
@@ -75,6 +92,12 @@ impl Core {
                 id: container.id.clone(),
                 after: DEATH,
             }),
+        }
+    }
+
+    async fn settled(&self, container: &Container) {
+        if let Ok(sandbox) = self.registry.sandbox(&container.record().sandbox) {
+            drop(sandbox.claim.lock().await);
         }
     }
 

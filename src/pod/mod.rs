@@ -47,7 +47,8 @@ use crate::{oci, sys};
 pub use command::{Exec, cut};
 pub use error::{Error, Kind};
 pub use exec::{ExecOutput, ExecResult, MAX_OUTPUT};
-use operation::Operations;
+use operation::Key;
+pub use operation::{Operations, owned};
 use paths::Paths;
 use registry::Registry;
 pub use shims::ShimSettings;
@@ -65,7 +66,7 @@ struct Core {
     settings: Settings,
     paths: Paths,
     registry: Registry,
-    operations: Operations,
+    operations: Operations<Key>,
     shims: Shims,
 }
 

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::Check;
-use super::probes::expand_commands;
-use crate::manifest::expand::expand;
 use crate::manifest::pod::{Amounts, Container, Port, PullPolicy, Security, Volume, VolumeMount};
 use crate::manifest::quantity::Quantity;
 use crate::manifest::{names, wire};
+use crate::model::expand::expand;
 use crate::model::sandbox::Protocol;
 use crate::model::security::Capabilities;
 
@@ -70,7 +69,7 @@ impl Check {
         let (requests, limits) = self.resources(&format!("{path}.resources"), wire.resources.unwrap_or_default());
         let ports = self.ports(path, wire.ports.unwrap_or_default());
         let mut probes = self.probes(path, probes, &ports);
-        expand_commands(&mut probes, value);
+        probes.expand(value);
         Container {
             probes,
             hooks: self.hooks(path, wire.lifecycle, &ports),

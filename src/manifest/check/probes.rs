@@ -1,11 +1,10 @@
 //! Probes and hooks: the model's rules, with the manifest's paths, ports and variables.
 
 use super::Check;
-use crate::manifest::expand::expand;
 use crate::manifest::pod::Port;
 use crate::manifest::wire;
 use crate::model::probe::wire::{Lifecycle, Probe as WireProbe};
-use crate::model::probe::{self, Hooks, Probe, ProbeKind, Probes};
+use crate::model::probe::{self, Hooks, ProbeKind, Probes};
 
 /// Kubernetes' words; sidecars, which may have them, are not covered.
 const NOT_FOR_INIT: &str = "may not be set for init containers without restartPolicy=Always";
@@ -62,25 +61,4 @@ impl Check {
 fn number_of(ports: &[Port], name: &str) -> Option<u16> {
     let named = ports.iter().find(|port| port.name.as_deref() == Some(name));
     named.map(|port| port.number)
-}
-
-/// As a kubelet does with those of probes, but not with those of hooks.
-pub(super) fn expand_commands(probes: &mut Probes, value: impl Fn(&str) -> Option<String>) {
-    let Probes {
-        liveness,
-        readiness,
-        startup,
-    } = probes;
-    for probe in [liveness, readiness, startup].into_iter().flatten() {
-        let Probe {
-            check: probe::Check::Exec { command },
-            ..
-        } = probe
-        else {
-            continue;
-        };
-        for word in command {
-            *word = expand(word, &value);
-        }
-    }
 }

@@ -67,7 +67,8 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, Problems> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        let path = if path == "." { String::new() } else { path };
+        // A path that ends in `?` or is a lone `.` is that of the object around.
+        let path = path.trim_end_matches(['?', '.']).to_owned();
         vec![(path, error.inner().to_string())]
     })?;
     let end = deserializer.end();

@@ -2,6 +2,7 @@
 //! defaults, and what comes of them.
 
 mod check;
+mod commands;
 mod describe;
 #[cfg(test)]
 mod tests;
