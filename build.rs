@@ -15,6 +15,8 @@ fn protocols() {
         "proto/runtime/v1/api.proto",
         "proto/berth/v1/images.proto",
         "proto/berth/v1/pods.proto",
+        "proto/berth/v1/probes.proto",
+        "proto/grpc/health/v1/health.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

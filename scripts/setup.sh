@@ -12,7 +12,7 @@ export PATH=$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin DEBIAN_FRONTEND=noninteractiv
 
 # What is looked for (a command, or a file by its whole path) and the package that brings it.
 base='
-    runc:runc iptables:iptables nft:nftables ip:iproute2 curl:curl busybox:busybox-static
+    runc:runc iptables:iptables nft:nftables ip:iproute2 curl:curl busybox:busybox-static tinyproxy:tinyproxy-bin
     protoc:protobuf-compiler cc:gcc /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates make:make strip:binutils
     containerd:containerd /usr/include/seccomp.h:libseccomp-dev'
 test='docker-registry:docker-registry'

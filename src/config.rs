@@ -3,6 +3,7 @@
 //! Every key is described in docs/configuration.md, which a test holds against this file.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub struct Config {
     pub containerd: Containerd,
     pub shim: Shim,
     pub network: Network,
+    pub probes: Probes,
+    pub metrics: Metrics,
+    pub manifest: Manifest,
     /// Runtime handlers (Kubernetes' RuntimeClass `handler`) by name.
     pub handlers: BTreeMap<String, Handler>,
 }
@@ -140,6 +144,28 @@ pub enum NetworkMode {
     Cni,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probes {
+    /// Whether berth itself answers commands named `berth-probe` in containers.
+    pub virtual_commands: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Where `GET /metrics` is served, an address and a port. None: nowhere.
+    pub address: Option<SocketAddr>,
+}
+
+/// Pods of manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manifest {
+    /// The resolv.conf that pods get, as a kubelet's `--resolv-conf`; read anew for each. None: the node's.
+    pub resolv_conf: Option<PathBuf>,
+}
+
 /// Which OCI runtime runs a pod, and where its root file systems are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -165,6 +191,9 @@ impl Default for Config {
             containerd: Containerd::default(),
             shim: Shim::default(),
             network: Network::default(),
+            probes: Probes::default(),
+            metrics: Metrics::default(),
+            manifest: Manifest::default(),
             handlers: BTreeMap::from([("runc".to_owned(), Handler::default())]),
         }
     }
@@ -199,6 +228,12 @@ impl Default for Network {
             cni_bin_dir: "/opt/cni/bin".into(),
             netns_dir: "/run/netns".into(),
         }
+    }
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self { virtual_commands: true }
     }
 }
 
@@ -274,6 +309,12 @@ impl Config {
         }
         if let Some(binary) = self.shim.binary.as_deref().filter(|binary| !binary.is_absolute()) {
             return refuse("shim.binary", format!("{} is not an absolute path", binary.display()));
+        }
+        if let Some(path) = self.manifest.resolv_conf.as_deref().filter(|path| !path.is_absolute()) {
+            return refuse(
+                "manifest.resolv_conf",
+                format!("{} is not an absolute path", path.display()),
+            );
         }
         if !self.handlers.contains_key(&self.default_handler) {
             return refuse(
@@ -354,6 +395,7 @@ mod tests {
         let refusal = |text: &str| parse(text).unwrap().check().unwrap_err().to_string();
         assert!(refusal("root = 'x'").starts_with("root: "));
         assert!(refusal("[shim]\nbinary = 'shim'").starts_with("shim.binary: "));
+        assert!(refusal("[manifest]\nresolv_conf = 'x'").starts_with("manifest.resolv_conf: "));
         assert!(refusal("default_handler = 'kata'").starts_with("default_handler: "));
         assert!(refusal("[log]\nlevel = 'berth=loud'").starts_with("log.level: "));
         assert!(refusal("[network]\nmode = 'cni'").starts_with("network.mode: "));

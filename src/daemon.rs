@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,7 +26,8 @@ use crate::config::{self, Config, LogFormat};
 use crate::containerd::{self, Client, RuncOptions, embedded};
 use crate::cri;
 use crate::image::{self, Images};
-use crate::manifest::Manifests;
+use crate::lifecycle::{self, Lifecycle};
+use crate::manifest::{self, Manifests};
 use crate::model::Id;
 use crate::model::sandbox::Owner;
 use crate::network::{self, Network};
@@ -34,9 +36,10 @@ use crate::pod::{self, Pods};
 use crate::proto::berth::images_server::ImagesServer;
 use crate::proto::berth::node_server::NodeServer;
 use crate::proto::berth::pods_server::PodsServer;
+use crate::proto::berth::probes_server::ProbesServer;
 use crate::proto::runtime::image_service_server::ImageServiceServer;
 use crate::proto::runtime::runtime_service_server::RuntimeServiceServer;
-use crate::{netns, oci, sys};
+use crate::{netns, oci, probe, sys};
 
 /// How long running calls may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -77,6 +80,8 @@ pub enum Error {
     Pods(#[from] pod::Error),
     #[error("network.subnet: {0}")]
     Subnet(String),
+    #[error("metrics.address: cannot listen on {address}: {source}")]
+    Metrics { address: SocketAddr, source: io::Error },
     #[error("cannot serve: {0}")]
     Serve(#[from] tonic::transport::Error),
     #[error("some pods could not be ended: {0}")]
@@ -108,7 +113,11 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         )),
     };
     let client = containerd(&config, embedded.as_ref()).await?;
-    let house = House::build(&config, &instance, client.clone()).await?;
+    let metrics = match config.metrics.address {
+        Some(address) => Some(listen_metrics(address).await?),
+        None => None,
+    };
+    let (house, reports) = House::build(&config, &instance, client.clone()).await?;
     house.images.end_leftovers().await.map_err(pod::Error::from)?;
     // Below recovery already: whatever it needs may end at any moment.
     let mut keepers = JoinSet::new();
@@ -116,13 +125,19 @@ pub async fn serve(config: Config) -> Result<(), Error> {
         keepers.spawn(keep_containerd(embedded, client));
     }
     house.pods.recover().await?;
+    house.lifecycle.recover();
+    keepers.spawn(house.lifecycle.clone().keep(reports));
     house.manifests.recover().await;
+    if let Some(listener) = metrics {
+        keepers.spawn(api::metrics::serve(listener, house.lifecycle.clone()));
+    }
     let (down, mut go_down) = mpsc::channel(1);
     tracing::info!(socket = %config.socket.display(), instance, "berth serves");
     let asked = house.serve(&config, listener, down, &mut go_down).await?;
     // Nobody may connect to a daemon that is going.
     fs::remove_file(&config.socket).ok();
     let Some((reply, serving)) = asked else {
+        house.manifests.keep_events();
         tracing::info!("berth stops; its pods go on");
         return Ok(());
     };
@@ -163,6 +178,13 @@ async fn listen(socket: &Path) -> Result<UnixListener, Error> {
     let listener = UnixListener::bind(&hidden).map_err(file("cannot listen on", socket))?;
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(file("cannot protect", &hidden))?;
     fs::rename(&hidden, socket).map_err(file("cannot put in place", socket))?;
+    Ok(listener)
+}
+
+async fn listen_metrics(address: SocketAddr) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| Error::Metrics { address, source })?;
+    tracing::info!(%address, "serves metrics");
     Ok(listener)
 }
 
@@ -216,11 +238,12 @@ async fn keep_containerd(embedded: embedded::Embedded, client: Client) {
 struct House {
     pods: Pods,
     images: Images,
+    lifecycle: Lifecycle,
     manifests: Manifests,
 }
 
 impl House {
-    async fn build(config: &Config, instance: &str, client: Client) -> Result<Self, Error> {
+    async fn build(config: &Config, instance: &str, client: Client) -> Result<(Self, probe::Reports), Error> {
         netns::prepare_dir(&config.network.netns_dir).map_err(pod::Error::from)?;
         let images = Images::new(client.clone(), image_settings(config, instance));
         let subnet = config.network.subnet.as_deref().map(str::parse).transpose();
@@ -230,12 +253,27 @@ impl House {
             subnet: subnet.map_err(|error| Error::Subnet(format!("{error}")))?,
         });
         let pods = Pods::new(client, images.clone(), network.await?, pod_settings(config, instance)?);
-        let manifests = Manifests::new(pods.clone(), images.clone(), &config.root);
-        Ok(Self {
+        let settings = lifecycle::Settings {
+            directory: config.state.join("lifecycle"),
+            virtual_commands: config.probes.virtual_commands,
+        };
+        let (lifecycle, reports) = Lifecycle::new(pods.clone(), settings).map_err(|source| Error::Kernel {
+            what: "cannot start the threads that make sockets in pods",
+            source,
+        })?;
+        let manifests = Manifests::new(
+            lifecycle.clone(),
+            pods.clone(),
+            images.clone(),
+            manifest_settings(config),
+        );
+        let house = Self {
             pods,
             images,
+            lifecycle,
             manifests,
-        })
+        };
+        Ok((house, reports))
     }
 
     /// Serves until a signal (None) or until somebody asks to go down, and is served until he has his answer.
@@ -248,6 +286,7 @@ impl House {
     ) -> Result<Option<(api::DownReply, Serving)>, Error> {
         let runtime = cri::Runtime {
             pods: self.pods.clone(),
+            lifecycle: self.lifecycle.clone(),
             info: info(config),
         };
         let images = cri::ImageFace::new(self.images.clone(), snapshotters(config), manifests_images(&self.pods));
@@ -260,6 +299,10 @@ impl House {
             .add_service(ImagesServer::new(api::images::ImagesFace::new(self.images.clone())))
             .add_service(PodsServer::new(api::PodsFace::new(
                 self.manifests.clone(),
+                self.lifecycle.clone(),
+            )))
+            .add_service(ProbesServer::new(api::ProbesFace::new(
+                self.lifecycle.clone(),
                 self.pods.clone(),
             )))
             .add_service(NodeServer::new(api::NodeFace::new(down)));
@@ -289,6 +332,7 @@ impl House {
             let removed = self.pods.remove_sandbox(&view.id).await;
             errors.extend(removed.err().map(|error| format!("sandbox {:?}: {error}", view.id)));
         }
+        self.lifecycle.attend();
         errors.extend(
             self.pods
                 .stop_shims()
@@ -353,6 +397,13 @@ fn manifests_images(pods: &Pods) -> cri::InUse {
             .map(|view| view.record.image_id)
             .collect()
     })
+}
+
+fn manifest_settings(config: &Config) -> manifest::Settings {
+    manifest::Settings {
+        root: config.root.clone(),
+        resolv_conf: config.manifest.resolv_conf.clone(),
+    }
 }
 
 /// The snapshotter of each runtime handler.

@@ -11,6 +11,8 @@
 //!        ▼                         ▼
 //!      cri ────────┐       api ─ manifest      parse, translate; one door for errors (cri::status)
 //!                  ▼         ▼
+//!              lifecycle ─ probe, hook         what a life is made of beside its process
+//!                  ▼
 //!               pod          image             decide, order, undo, remember
 //!                  │           │
 //!   ┌──────────┬───┴────┬──────┴───┬────────┐
@@ -40,18 +42,20 @@
 //!
 //! | layer | modules | what they know |
 //! |---|---|---|
-//! | 8 | [`daemon`], [`cli`] | everything there is to put together; the command line, which speaks to the socket only |
-//! | 7 | [`api`] | gRPC of `berth.v1` |
-//! | 6 | [`cri`], [`manifest`] | gRPC of `runtime.v1`; Pod manifests and the kubelet's semantics |
+//! | 10 | [`daemon`], [`cli`] | everything there is to put together; the command line, which speaks to the socket only |
+//! | 9 | [`api`] | gRPC of `berth.v1`, and metrics over HTTP |
+//! | 8 | [`cri`], [`manifest`] | gRPC of `runtime.v1`; Pod manifests and the kubelet's semantics |
+//! | 7 | [`lifecycle`] | start with postStart, stop with preStop, and what a failed probe calls for |
+//! | 6 | [`probe`], [`hook`] | when a container is well; what is run at its start and its end |
 //! | 5 | [`pod`] | verbs of sandboxes and containers, registry, recovery; no protobuf |
 //! | 4 | [`image`], [`shim`] | references, registries, unpacking; the process that holds containers, and how to speak to it |
-//! | 3 | [`containerd`], [`netns`], [`network`], [`logs`], [`nsexec`] | one adapter each; they do not know each other |
+//! | 3 | [`containerd`], [`netns`], [`network`], [`logs`], [`nsexec`], [`dial`] | one adapter each; they do not know each other |
 //! | 2 | [`oci`], [`sys`], [`ttrpc`] | the pure building of OCI specs; safe wrappers over the kernel; containerd's RPC for shims |
 //! | 1 | [`model`] | ids, configs, states, refusals: plain data |
 //! | 0 | [`proto`], [`config`], [`failpoint`] | generated wire types; the configuration file; points where a test may kill the daemon |
 //!
 //! `model` and `oci` know no tokio, tonic or nix, and [`shim`] and [`ttrpc`] neither of the first two. Nothing below
-//! [`api`] and [`cri`] but [`containerd`], [`shim`] and [`ttrpc`] knows protobuf.
+//! [`api`] and [`cri`] but [`containerd`], [`shim`] and [`ttrpc`], and the gRPC check of [`probe`], knows protobuf.
 //!
 //! ## Invariants
 //!
@@ -63,7 +67,8 @@
 //! 3. **containerd is the record.** A record is versioned JSON in one extension of a container record
 //!    ([`model::record`]); labels only index it. A sandbox is a container record, too, mostly without a task.
 //! 4. **Parse at the edge.** A request is checked whole before its first effect; a refusal names the field.
-//! 5. **Nobody awaits in a foreign namespace.** Entering one is a closure on a thread of its own ([`netns::enter`]).
+//! 5. **Nobody awaits in a foreign namespace.** Entering one is a closure on a thread of its own ([`netns::enter`], and
+//!    the threads of [`dial`], which make sockets there for others to use).
 //! 6. **No claim is held while waiting** for an exit or a grace period.
 //! 7. **Everything is bounded:** every wait has a deadline, every buffer a cap, every queue a length.
 //! 8. **A client that goes away changes nothing.** Mutating calls run as tasks of the daemon; a repeat joins them. Only
@@ -90,8 +95,11 @@ pub mod config;
 pub mod containerd;
 pub mod cri;
 pub mod daemon;
+pub mod dial;
 pub mod failpoint;
+pub mod hook;
 pub mod image;
+pub mod lifecycle;
 pub mod logs;
 pub mod manifest;
 pub mod model;
@@ -100,6 +108,7 @@ pub mod network;
 pub mod nsexec;
 pub mod oci;
 pub mod pod;
+pub mod probe;
 pub mod proto;
 pub mod shim;
 pub mod sys;

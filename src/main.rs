@@ -29,6 +29,8 @@ enum Command {
     Run(cli::run::Args),
     /// Show pods
     Get(cli::get::Args),
+    /// Show a pod with its probes and events
+    Describe(cli::describe::Args),
     /// Print what a pod's container wrote
     Logs(cli::logs::Args),
     /// Run a command in a pod's container
@@ -135,6 +137,7 @@ async fn client(command: Command, socket: &std::path::Path) -> Result<ExitCode, 
     match command {
         Command::Run(args) => cli::run::run(args, socket).await,
         Command::Get(args) => cli::get::run(args, socket).await,
+        Command::Describe(args) => cli::describe::run(args, socket).await,
         Command::Logs(args) => cli::logs::run(args, socket).await,
         Command::Exec(args) => cli::exec::run(args, socket).await,
         Command::Delete(args) => cli::delete::run(args, socket).await,

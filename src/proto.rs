@@ -28,6 +28,12 @@ pub mod berth {
     }
 }
 
+/// `grpc.health.v1`: how a server of gRPC tells whether it is well.
+#[allow(clippy::all, clippy::unwrap_used, missing_docs)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// The messages between containerd and a shim, over ttrpc.
 pub mod shim {
     use prost::{DecodeError, Message, Name};

@@ -1,11 +1,12 @@
 #!/bin/bash
 # Builds the images that tests, benchmarks and the demo run, as docker archives for `berth image import` or `ctr image import`:
 #
-#   integration/images/build.sh OUTDIR  ->  OUTDIR/{busybox,admin-box,demoapp}.tar
+#   integration/images/build.sh OUTDIR  ->  OUTDIR/{busybox,admin-box,demoapp,envoy}.tar
 #
 #   busybox:latest                busybox alone, its applets as hard links
 #   ikubernetes/admin-box:latest  busybox, iptables in both flavours, curl
 #   ikubernetes/demoapp:v1.0      the same and demoapp.rs as /usr/bin/python3, which is what it runs
+#   envoyproxy/envoy-alpine:v1.14.1  busybox, and tinyproxy behind the command `envoy`, which is envoy.sh
 #
 # The programs are this machine's own, which scripts/setup.sh installs from Debian's or Ubuntu's packages, with the libraries
 # that the dynamic loader would take, so that a program and its libraries always belong together. Same inputs, same bytes:
@@ -20,6 +21,7 @@ out=$(cd "$1" && pwd)
 
 busybox=$(command -v busybox) || { echo "images: no busybox: install busybox-static" >&2; exit 1; }
 nft=$(command -v xtables-nft-multi) && legacy=$(command -v xtables-legacy-multi) || { echo "images: no iptables" >&2; exit 1; }
+tinyproxy=$(command -v tinyproxy) || { echo "images: no tinyproxy: install tinyproxy-bin" >&2; exit 1; }
 curl=$(command -v curl) || { echo "images: no curl" >&2; exit 1; }
 
 main() {
@@ -31,16 +33,21 @@ main() {
     network_tools "$work/admin-box"
     cp -a "$work/admin-box" "$work/demoapp"
     demoapp "$work/demoapp/usr/bin/python3"
+    cp -a "$work/busybox" "$work/envoy"
+    with_libraries "$work/envoy" "$tinyproxy"
+    install -D -m 755 "$here/envoy.sh" "$work/envoy/usr/local/bin/envoy"
+    mkdir -p "$work/envoy/etc/envoy"
     archive busybox busybox:latest '"Cmd":["sh"]'
     archive admin-box ikubernetes/admin-box:latest '"Cmd":["/bin/sh"]'
     archive demoapp ikubernetes/demoapp:v1.0 '"Entrypoint":["/usr/bin/python3"],"ExposedPorts":{"80/tcp":{}}'
+    archive envoy envoyproxy/envoy-alpine:v1.14.1 '"Cmd":["envoy","-c","/etc/envoy/envoy.yaml"]'
 }
 
 fresh() {
     local archive input
-    for archive in busybox admin-box demoapp; do
+    for archive in busybox admin-box demoapp envoy; do
         [ -e "$out/$archive.tar" ] || return 1
-        for input in "$here/build.sh" "$here/demoapp.rs" "$busybox" "$nft" "$curl"; do
+        for input in "$here"/{build.sh,demoapp.rs,envoy.sh} "$busybox" "$nft" "$curl" "$tinyproxy"; do
             [ "$out/$archive.tar" -nt "$input" ] || return 1
         done
     done

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Proves the stand-in images on stock containerd, so that a failing test elsewhere is never the image's fault: both flavours of
-# iptables redirect a port, the demo application answers and switches its health, and SIGTERM ends it as PID 1.
+# iptables redirect a port, the demo application answers and switches its health, the proxy passes on, and SIGTERM ends it as PID 1.
 #
 #   integration/images/check.sh [DIR]       as root; DIR is what build.sh made, target/images by default
 set -uo pipefail
@@ -16,10 +16,13 @@ passed=0
 failed=0
 
 cleanup() {
-    ctr task kill -s KILL app >/dev/null 2>&1
-    for _ in $(seq 50); do ctr task ls -q 2>/dev/null | grep -q app || break; sleep 0.1; done
-    ctr task rm -f app >/dev/null 2>&1
-    ctr container rm app >/dev/null 2>&1
+    local name
+    for name in app proxy; do
+        ctr task kill -s KILL "$name" >/dev/null 2>&1
+        for _ in $(seq 50); do ctr task ls -q 2>/dev/null | grep -q "$name" || break; sleep 0.1; done
+        ctr task rm -f "$name" >/dev/null 2>&1
+        ctr container rm "$name" >/dev/null 2>&1
+    done
     [ -n "${daemon:-}" ] && kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null
     ip netns del "$netns" 2>/dev/null
     rm -rf "$work"
@@ -78,8 +81,25 @@ redirects() {
 refused() { ! run ikubernetes/admin-box:latest sh -c "$1 -t nat -L" >/dev/null 2>"$work/refusal" && grep -qi 'permi' "$work/refusal"; }
 says() { [ "$(get -w ' %{http_code}' "http://$inside/$1")" = "$2" ]; }
 switches() {
-    says "$1" 'OK 200' && get -d "$1=fail" "http://$inside/$1" >/dev/null && says "$1" 'fail 506' &&
+    says "$1" 'OK 200' && get -d "$1=fail" "http://$inside/$1" >/dev/null && says "$1" "fail $2" &&
         get -d "$1=OK" "http://$inside/$1" >/dev/null && says "$1" 'OK 200'
+}
+proxies() { # the v3 way of writing it; tests/pods uses the v2 one
+    ctr run -d --with-ns "network:/run/netns/$netns" docker.io/envoyproxy/envoy-alpine:v1.14.1 proxy sh -c '
+        echo "static_resources:
+  listeners:
+  - address:
+      socket_address:
+        address: 0.0.0.0
+        port_value: 8090
+  clusters:
+  - name: app
+    load_assignment:
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 80}}}}]}]
+" >/etc/envoy/envoy.yaml && exec envoy -c /etc/envoy/envoy.yaml' || return 1
+    sleep 0.5
+    get -i "http://$inside:8090/" >"$work/proxied"
+    grep -q '^Via: .*envoy' "$work/proxied" && grep -q 'ClientIP: 127.0.0.1' "$work/proxied"
 }
 stalled_client() {
     exec 9<>"/dev/tcp/$inside/80" && greets 80
@@ -99,7 +119,7 @@ ends_on_sigterm() {
 echo "images: on $(containerd --version | awk '{ print $1, $3 }'), $(runc --version | head -1)"
 start_containerd
 start_network
-for name in busybox admin-box demoapp; do
+for name in busybox admin-box demoapp envoy; do
     check "$name imports" imports "$name"
 done
 check "busybox runs its applets" run library/busybox:latest sh -c '[ a == a ] && id -u >/dev/null'
@@ -111,8 +131,9 @@ check "iptables-nft redirects 8081" redirects iptables-nft 8081
 check "iptables-legacy redirects 8082" redirects iptables-legacy 8082
 check "iptables without NET_ADMIN is refused" refused iptables
 check "iptables-legacy without NET_ADMIN is refused" refused iptables-legacy
-check "livez switches" switches livez
-check "readyz switches" switches readyz
+check "livez switches" switches livez 506
+check "readyz switches" switches readyz 507
+check "envoy proxies" proxies
 check "a stalled client stops nobody" stalled_client
 check "the process is python3, PID 1" has_process '[ "$(cat /proc/1/comm)" == python3 ]'
 check "killall knows it" has_process 'killall -0 python3'

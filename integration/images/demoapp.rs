@@ -2,7 +2,7 @@
 //! switched. One file, std alone, linked statically, installed as `/usr/bin/python3` since the original is a Python program.
 //!
 //! * `GET /` answers the greeting with the client's address, the host's name and the address the client reached.
-//! * `GET /livez` and `GET /readyz` answer `OK`, or with status 506 whatever was posted there last
+//! * `GET /livez` and `GET /readyz` answer `OK`, or with status 506 and 507 whatever was posted there last
 //!   (`POST livez=fail` to `/livez`, `POST readyz=fail` to `/readyz`; posting `OK` heals).
 //! * It listens on `HOST`:`PORT` of its environment, by default 0.0.0.0:80.
 //! * It ends on SIGTERM even as PID 1, which has no default actions: it installs a handler.
@@ -105,7 +105,12 @@ fn route(request: &Request, health: &Health, from: IpAddr, to: IpAddr) -> Respon
     match request.method.as_str() {
         "GET" | "HEAD" => {
             let said = &health[name];
-            Response::text(if said == "OK" { "200 OK" } else { "506 Variant Also Negotiates" }, said.clone())
+            let status = match (said.as_str(), name) {
+                ("OK", _) => "200 OK",
+                (_, "livez") => "506 Variant Also Negotiates",
+                _ => "507 Insufficient Storage",
+            };
+            Response::text(status, said.clone())
         }
         "POST" => match field(&request.body, name) {
             Some(value) => {

@@ -1,31 +1,27 @@
 //! `berth.v1.Pods`: pods of manifests.
 
-use std::future::Future;
-
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::translate::{event, name_of, pod};
+use super::stream::{QUEUE, stream};
+use super::translate::{event, lines, name_of, pod};
 use crate::cri::status;
+use crate::lifecycle::Lifecycle;
 use crate::manifest::{Error, Manifests};
-use crate::pod::{ExecOutput, Pods};
+use crate::pod::ExecOutput;
 use crate::proto::berth::exec_response::What;
 use crate::proto::berth::{self, pods_server};
-
-/// Messages that wait for a slow client.
-const QUEUE: usize = 16;
 
 /// The service.
 pub struct PodsFace {
     manifests: Manifests,
-    pods: Pods,
+    lifecycle: Lifecycle,
 }
 
 impl PodsFace {
-    pub fn new(manifests: Manifests, pods: Pods) -> Self {
-        Self { manifests, pods }
+    pub fn new(manifests: Manifests, lifecycle: Lifecycle) -> Self {
+        Self { manifests, lifecycle }
     }
 }
 
@@ -56,6 +52,12 @@ impl pods_server::Pods for PodsFace {
         let name = name_of(request.into_inner().name);
         let status = self.manifests.get(&name).map_err(|error| refused(&error))?;
         Ok(Response::new(pod(&status)))
+    }
+
+    async fn events(&self, request: Request<berth::EventsRequest>) -> Result<Response<berth::EventsResponse>, Status> {
+        let name = name_of(request.into_inner().name);
+        let table = self.manifests.events(&name).map_err(|error| refused(&error))?;
+        Ok(Response::new(lines(table)))
     }
 
     async fn logs(
@@ -105,7 +107,7 @@ impl pods_server::Pods for PodsFace {
             .manifests
             .running(&name_of(name), &container)
             .map_err(|error| refused(&error))?;
-        let pods = self.pods.clone();
+        let lifecycle = self.lifecycle.clone();
         Ok(stream(|sender| async move {
             let (output, mut outputs) = mpsc::channel(QUEUE);
             let copy = async {
@@ -121,7 +123,7 @@ impl pods_server::Pods for PodsFace {
             };
             let run = async {
                 tokio::select! {
-                    ended = pods.exec(&id, command, None, output) => Some(ended),
+                    ended = lifecycle.exec(&id, command, None, output) => Some(ended),
                     () = sender.gone() => None,
                 }
             };
@@ -160,40 +162,4 @@ fn refused(error: &Error) -> Status {
         Error::Log { .. } | Error::Store(_) => Code::Internal,
     };
     Status::new(code, error.to_string())
-}
-
-/// Sends to a client that may be gone.
-struct Sender<T>(mpsc::Sender<Result<T, Status>>);
-
-/// The client is gone.
-struct Gone;
-
-impl<T> Sender<T> {
-    async fn send(&self, message: T) -> Result<(), Gone> {
-        self.0.send(Ok(message)).await.map_err(|_| Gone)
-    }
-
-    async fn fail(&self, status: Status) -> Result<(), Gone> {
-        self.0.send(Err(status)).await.map_err(|_| Gone)
-    }
-
-    /// Waits until the client is gone.
-    async fn gone(&self) {
-        self.0.closed().await;
-    }
-}
-
-/// Answers with what `work` sends. It ends early when the client is gone.
-fn stream<T, F>(work: impl FnOnce(Sender<T>) -> F) -> Response<BoxStream<T>>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<(), Gone>> + Send + 'static,
-{
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    let work = work(Sender(sender));
-    tokio::spawn(async move {
-        // That the client is gone is nobody's error.
-        work.await.ok();
-    });
-    Response::new(Box::pin(ReceiverStream::new(receiver)))
 }

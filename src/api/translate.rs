@@ -1,8 +1,9 @@
 //! Between `berth.v1`'s messages and the words of [`crate::manifest`].
 
-use crate::manifest::{ContainerStatus, Event, Happening, PodName, PodStatus};
-use crate::model::container::ContainerState;
-use crate::proto::berth::{self, container, event};
+use super::describe;
+use crate::manifest::{Event, Happening, PodName, PodStatus, Table};
+use crate::model::event::Severity;
+use crate::proto::berth::{self, event};
 
 /// An absent name is an empty one, which no pod has.
 pub fn name_of(name: Option<berth::PodName>) -> PodName {
@@ -32,10 +33,17 @@ pub fn pod(status: &PodStatus) -> berth::Pod {
         }
         .to_owned(),
         ips: status.ips.iter().map(ToString::to_string).collect(),
-        init_containers: init.iter().map(of_container).collect(),
-        containers: main.iter().map(of_container).collect(),
+        init_containers: describe::containers(init, &pod.init),
+        containers: describe::containers(main, &pod.containers),
         sandbox_id: status.sandbox.as_ref().map(ToString::to_string).unwrap_or_default(),
         host_network: pod.host_network,
+        labels: pod.labels.clone().into_iter().collect(),
+        annotations: pod.annotations.clone().into_iter().collect(),
+        conditions: status.conditions.iter().map(describe::condition).collect(),
+        volumes: pod.volumes.iter().map(describe::volume).collect(),
+        qos_class: pod.quality().as_str().to_owned(),
+        restart_policy: pod.restart.as_str().to_owned(),
+        grace_seconds: pod.grace_s,
     }
 }
 
@@ -44,31 +52,6 @@ fn of_name(name: &PodName) -> berth::PodName {
         name: name.name.clone(),
         namespace: name.namespace.clone(),
     }
-}
-
-fn of_container(status: &ContainerStatus) -> berth::Container {
-    let mut container = berth::Container {
-        name: status.name.clone(),
-        image: status.image.clone(),
-        id: status.id.as_ref().map(ToString::to_string).unwrap_or_default(),
-        restarts: status.restarts,
-        ..berth::Container::default()
-    };
-    match &status.state {
-        None | Some(ContainerState::Created) => container.set_state(container::State::Waiting),
-        Some(ContainerState::Running { started_at, .. }) => {
-            container.set_state(container::State::Running);
-            container.started_at = *started_at;
-        }
-        Some(ContainerState::Exited(exit)) => {
-            container.set_state(container::State::Exited);
-            container.exit_code = exit.code;
-            container.reason = exit.reason.as_str().to_owned();
-            container.started_at = exit.started_at;
-            container.finished_at = exit.finished_at;
-        }
-    }
-    container
 }
 
 /// An event of the pod `name`, `uid`.
@@ -80,7 +63,10 @@ pub fn event(name: &PodName, uid: &str, event: Event) -> berth::Event {
             uid: uid.to_owned(),
         }),
         Happening::Pulling { image } => What::Pulling(event::Pulling { image }),
-        Happening::Pulled { image, present } => What::Pulled(event::Pulled { image, present }),
+        Happening::Pulled { image, took } => What::Pulled(event::Pulled {
+            image,
+            present: took.is_none(),
+        }),
         Happening::Created { id, attempt } => What::Created(event::Created {
             id: id.to_string(),
             attempt,
@@ -95,9 +81,18 @@ pub fn event(name: &PodName, uid: &str, event: Event) -> berth::Event {
         Happening::Running { ips } => What::Running(event::Running {
             ips: ips.iter().map(ToString::to_string).collect(),
         }),
-        Happening::Failed { message, retry_at } => What::Failed(event::Failed { message, retry_at }),
+        Happening::Failed { message, retry_at, .. } => What::Failed(event::Failed { message, retry_at }),
         Happening::Finished { succeeded } => What::Finished(event::Finished { succeeded }),
         Happening::Lost => What::Lost(event::Lost {}),
+        Happening::Told {
+            severity,
+            reason,
+            message,
+        } => What::Told(event::Told {
+            warning: severity == Severity::Warning,
+            reason: reason.to_owned(),
+            message,
+        }),
         Happening::Deleting => What::Deleting(event::Deleting {}),
         Happening::Deleted => What::Deleted(event::Deleted {}),
     };
@@ -105,5 +100,23 @@ pub fn event(name: &PodName, uid: &str, event: Event) -> berth::Event {
         at: event.at,
         container: event.container.unwrap_or_default(),
         what: Some(what),
+    }
+}
+
+/// The events of a pod.
+pub fn lines(table: Table) -> berth::EventsResponse {
+    let mut lines = table.lines;
+    lines.sort_by_key(|line| line.last);
+    let line = |line: crate::manifest::Line| berth::events_response::Line {
+        container: line.container.unwrap_or_default(),
+        r#type: line.severity.as_str().to_owned(),
+        reason: line.reason,
+        message: line.message,
+        first: line.first,
+        last: line.last,
+        count: line.count,
+    };
+    berth::EventsResponse {
+        lines: lines.into_iter().map(line).collect(),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{Error, manifest, pod_name, pods};
+use super::{Error, manifest, pod_names, pods};
 use crate::proto::berth::{DeleteRequest, PodName};
 
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub struct Args {
 pub async fn run(args: Args, socket: &Path) -> Result<ExitCode, Error> {
     let names = match &args.file {
         Some(file) => vec![name_in(&manifest(file)?)?],
-        None => names(&args.what, &args.namespace)?,
+        None => pod_names(&args.what, &args.namespace, "delete")?,
     };
     let mut client = pods(socket).await?;
     for name in names {
@@ -37,23 +37,6 @@ pub async fn run(args: Args, socket: &Path) -> Result<ExitCode, Error> {
         println!("pod {shown} deleted");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// `pod a b` and `pod/a pod/b`.
-fn names(what: &[String], namespace: &str) -> Result<Vec<PodName>, Error> {
-    let names = match what.split_first() {
-        Some((kind, names)) if matches!(kind.as_str(), "pod" | "pods" | "po") => names,
-        _ if what.iter().all(|name| name.starts_with("pod/")) => what,
-        _ => {
-            return Err(Error::Usage(
-                "only pods can be deleted: berth delete pod NAME".to_owned(),
-            ));
-        }
-    };
-    if names.is_empty() {
-        return Err(Error::Usage("which pod? berth delete pod NAME".to_owned()));
-    }
-    Ok(names.iter().map(|name| pod_name(name, namespace)).collect())
 }
 
 /// The name in a manifest, of which nothing else matters here.
@@ -78,26 +61,6 @@ fn name_in(text: &[u8]) -> Result<PodName, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn named(what: &[&str]) -> Result<String, Error> {
-        let what: Vec<_> = what.iter().map(|text| (*text).to_owned()).collect();
-        let names = names(&what, "ns")?;
-        Ok(names
-            .iter()
-            .map(|name| format!("{}/{}", name.namespace, name.name))
-            .collect::<Vec<_>>()
-            .join(" "))
-    }
-
-    #[test]
-    fn pods_are_named_in_every_usual_way() {
-        assert_eq!(named(&["pod", "a", "b"]).unwrap(), "ns/a ns/b");
-        assert_eq!(named(&["pod/a", "pod/b"]).unwrap(), "ns/a ns/b");
-        assert_eq!(named(&["pod", "other/a"]).unwrap(), "other/a");
-        for wrong in [&["a"][..], &["pod"], &["service", "a"], &[]] {
-            assert!(wrong.is_empty() || named(wrong).is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn a_manifest_needs_only_a_name() {

@@ -1,12 +1,16 @@
 //! The clients of the command line. They speak to berth's socket and nothing else.
 
 pub mod delete;
+pub mod describe;
 pub mod down;
 pub mod exec;
 pub mod get;
 pub mod image;
 pub mod logs;
 pub mod run;
+mod sheet;
+mod summary;
+mod time;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -76,6 +80,19 @@ fn pod_name(name: &str, namespace: &str) -> PodName {
     }
 }
 
+/// Pods as users name them after a verb: `pod a b`, `pod/a pod/b`.
+fn pod_names(what: &[String], namespace: &str, verb: &str) -> Result<Vec<PodName>, Error> {
+    let names = match what.split_first() {
+        Some((kind, names)) if matches!(kind.as_str(), "pod" | "pods" | "po") => names,
+        _ if what.iter().all(|name| name.starts_with("pod/")) => what,
+        _ => return Err(Error::Usage(format!("only pods are known: berth {verb} pod NAME"))),
+    };
+    if names.is_empty() {
+        return Err(Error::Usage(format!("which pod? berth {verb} pod NAME")));
+    }
+    Ok(names.iter().map(|name| pod_name(name, namespace)).collect())
+}
+
 /// The manifest at `path`; `-` is standard input.
 fn manifest(path: &Path) -> Result<Vec<u8>, Error> {
     if path == Path::new("-") {
@@ -86,4 +103,29 @@ fn manifest(path: &Path) -> Result<Vec<u8>, Error> {
         return Ok(text);
     }
     std::fs::read(path).map_err(Error::io(format!("cannot read {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(what: &[&str]) -> Result<String, Error> {
+        let what: Vec<_> = what.iter().map(|text| (*text).to_owned()).collect();
+        let names = pod_names(&what, "ns", "delete")?;
+        Ok(names
+            .iter()
+            .map(|name| format!("{}/{}", name.namespace, name.name))
+            .collect::<Vec<_>>()
+            .join(" "))
+    }
+
+    #[test]
+    fn pods_are_named_in_every_usual_way() {
+        assert_eq!(named(&["pod", "a", "b"]).unwrap(), "ns/a ns/b");
+        assert_eq!(named(&["pod/a", "pod/b"]).unwrap(), "ns/a ns/b");
+        assert_eq!(named(&["pod", "other/a"]).unwrap(), "other/a");
+        for wrong in [&["a"][..], &["pod"], &["service", "a"], &[]] {
+            assert!(wrong.is_empty() || named(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -177,6 +177,7 @@ fn describe(event: &Event) -> Option<String> {
         What::Finished(finished) if finished.succeeded => "finished: Succeeded".to_owned(),
         What::Finished(_) => "finished: Failed".to_owned(),
         What::Lost(_) => "the pod's sandbox is lost; begins anew".to_owned(),
+        What::Told(told) => format!("{}: {}", told.reason, told.message),
         What::Deleting(_) => "being deleted".to_owned(),
         What::Deleted(_) => "deleted".to_owned(),
     };

@@ -28,7 +28,7 @@ const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 /// Either kind of record.
 #[derive(Debug, Clone)]
 pub enum Record {
-    Sandbox(SandboxRecord),
+    Sandbox(Box<SandboxRecord>),
     Container(Box<ContainerRecord>),
 }
 

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::status::{refused, status};
 use super::translate;
+use crate::lifecycle::Lifecycle;
 use crate::model::Refusal;
 use crate::model::sandbox::Owner;
 use crate::pod::{self, ContainerView, Pods, SandboxView};
@@ -19,6 +20,7 @@ const KUBELET_API_VERSION: &str = "0.1.0";
 /// The service. `info` is what a verbose Status tells of the daemon's configuration, JSON.
 pub struct Runtime {
     pub pods: Pods,
+    pub lifecycle: Lifecycle,
     pub info: String,
 }
 
@@ -178,7 +180,7 @@ impl RuntimeService for Runtime {
     ) -> Answer<pb::CreateContainerResponse> {
         let request = request.into_inner();
         let sandbox = self.sandbox("pod_sandbox_id", &request.pod_sandbox_id)?;
-        let config = translate::container::config(request.config.as_ref(), &sandbox.record.config.namespaces);
+        let config = translate::container::config(request.config.as_ref(), &sandbox.record.config);
         let config = config.map_err(|refusal| refused(&refusal))?;
         let id = self.pods.create_container(&sandbox.id, config).await.map_err(fail)?;
         answer(pb::CreateContainerResponse {
@@ -188,7 +190,7 @@ impl RuntimeService for Runtime {
 
     async fn start_container(&self, request: Request<pb::StartContainerRequest>) -> Answer<pb::StartContainerResponse> {
         let view = self.container(&request.into_inner().container_id)?;
-        self.pods.start_container(&view.id).await.map_err(fail)?;
+        self.lifecycle.start_container(&view.id).await.map_err(fail)?;
         answer(pb::StartContainerResponse {})
     }
 
@@ -196,7 +198,7 @@ impl RuntimeService for Runtime {
         let request = request.into_inner();
         if let Some(view) = present(self.container(&request.container_id))? {
             let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
-            gone_is_fine(self.pods.stop_container(&view.id, grace).await)?;
+            gone_is_fine(self.lifecycle.stop_container(&view.id, grace).await)?;
         }
         answer(pb::StopContainerResponse {})
     }
@@ -228,7 +230,9 @@ impl RuntimeService for Runtime {
         let request = request.into_inner();
         let view = self.container(&request.container_id)?;
         let info = if request.verbose {
-            verbose(&view.record, self.pods.spec(&view.id).await.ok())
+            let mut info = verbose(&view.record, self.pods.spec(&view.id).await.ok());
+            info.extend(translate::health::info(&self.lifecycle, &view));
+            info
         } else {
             HashMap::new()
         };
@@ -276,7 +280,7 @@ impl RuntimeService for Runtime {
             }
         };
         let result = self
-            .pods
+            .lifecycle
             .exec_sync(&view.id, request.cmd, timeout)
             .await
             .map_err(fail)?;

@@ -34,6 +34,7 @@ fn code(error: &pod::Error) -> Code {
         pod::Error::Ambiguous { .. } => Code::InvalidArgument,
         pod::Error::NameTaken { .. } => Code::AlreadyExists,
         pod::Error::WrongState { .. } => Code::FailedPrecondition,
+        pod::Error::Hook { .. } => Code::Aborted,
         pod::Error::ExecTimeout(_) | pod::Error::WillNotDie { .. } => Code::DeadlineExceeded,
         pod::Error::Start { source, .. } | pod::Error::Exec { source } | pod::Error::Containerd(source) => {
             containerd_code(source)
@@ -42,7 +43,9 @@ fn code(error: &pod::Error) -> Code {
         pod::Error::File { source, .. } | pod::Error::Cgroup { source, .. } => io_code(source),
         pod::Error::Network(error) => network_code(error),
         pod::Error::Image(error) => image_code(error),
-        pod::Error::Log { .. } | pod::Error::Namespaces(_) | pod::Error::Panicked(_) => Code::Internal,
+        pod::Error::Log { .. } | pod::Error::Namespaces(_) | pod::Error::Probe(_) | pod::Error::Panicked(_) => {
+            Code::Internal
+        }
         pod::Error::NoShim { .. } | pod::Error::ShimStart { .. } | pod::Error::Shim(_) => Code::Unavailable,
         pod::Error::Several(errors) => errors.first().map_or(Code::Internal, code),
         pod::Error::Shared(error) => code(error),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::events::{Happening, Journal};
+use super::now;
 use super::observe::Observed;
 use super::plan::{self, Actual, Phase};
 use super::pod::Pod;
@@ -11,8 +12,9 @@ use crate::model::container::ContainerState;
 use crate::model::sandbox::SandboxState;
 
 /// What has been told of a pod.
-#[derive(Default)]
 pub struct Announcer {
+    /// What came before this time (nanoseconds since the Unix epoch) an earlier berth has told.
+    since: i64,
     told: BTreeMap<Id, Told>,
     running: bool,
     over: bool,
@@ -26,40 +28,54 @@ enum Told {
 }
 
 impl Announcer {
-    /// Tells `journal` what is new.
-    pub fn look(&mut self, pod: &Pod, observed: &Observed, actual: &Actual, now: i64, journal: &Journal) {
+    /// Tells what comes after `since`, nanoseconds since the Unix epoch.
+    pub fn new(since: i64) -> Self {
+        Self {
+            since,
+            told: BTreeMap::new(),
+            running: false,
+            over: false,
+        }
+    }
+
+    /// Tells `journal` what is new. `ending`: nothing of the pod will be started any more.
+    pub fn look(&mut self, pod: &Pod, observed: &Observed, actual: &Actual, ending: bool, journal: &Journal) {
+        let now = now();
         self.told
             .retain(|id, _| observed.containers.iter().any(|view| view.id == *id));
         for view in &observed.containers {
             let told = self.told.get(&view.id).copied();
             let name = view.record.config.name.as_str();
-            let tell = |what| journal.push(now, Some(name), what);
+            let since = self.since;
+            let tell = |at, what| {
+                if at > since {
+                    journal.push(at, Some(name), what);
+                }
+            };
             if told.is_none() {
-                tell(Happening::Created {
-                    id: view.id.clone(),
-                    attempt: view.record.config.attempt,
-                });
+                let (id, attempt) = (view.id.clone(), view.record.config.attempt);
+                tell(view.record.created_at, Happening::Created { id, attempt });
             }
             let reached = match &view.record.state {
                 ContainerState::Created => Told::Created,
                 ContainerState::Running { .. } => Told::Started,
                 ContainerState::Exited(_) => Told::Exited,
             };
-            let started = match &view.record.state {
-                ContainerState::Exited(exit) => exit.started_at > 0,
-                _ => reached == Told::Started,
+            let started_at = match &view.record.state {
+                ContainerState::Created => 0,
+                ContainerState::Running { started_at, .. } => *started_at,
+                ContainerState::Exited(exit) => exit.started_at,
             };
-            if started && told < Some(Told::Started) {
-                tell(Happening::Started);
+            if started_at > 0 && told < Some(Told::Started) {
+                tell(started_at, Happening::Started);
             }
+            let next_start = || plan::next_start(pod, actual, name).filter(|_| !ending);
             if let (ContainerState::Exited(exit), true) = (&view.record.state, told < Some(Told::Exited)) {
-                tell(Happening::Exited {
-                    code: exit.code,
-                    reason: exit.reason,
-                    message: exit.message.clone(),
-                });
-                if let Some(until) = plan::next_start(pod, actual, name).filter(|until| *until > now) {
-                    tell(Happening::BackOff { until });
+                let message = exit.message.clone();
+                let (code, reason) = (exit.code, exit.reason);
+                tell(exit.finished_at, Happening::Exited { code, reason, message });
+                if let Some(until) = next_start().filter(|until| *until > now) {
+                    tell(exit.finished_at, Happening::BackOff { until });
                 }
             }
             self.told.insert(view.id.clone(), reached);

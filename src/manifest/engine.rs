@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::image::Images;
+use crate::lifecycle::Lifecycle;
 use crate::model::Id;
 use crate::model::container::ContainerConfig;
+use crate::model::event::Event;
+use crate::model::probe::Health;
 use crate::model::sandbox::{Owner, SandboxConfig};
 use crate::pod::{self, ContainerView, Pods, SandboxView};
 
@@ -21,6 +24,10 @@ pub trait Engine: Send + Sync {
     fn containers(&self) -> Vec<ContainerView>;
     /// Changes whenever a sandbox or container does.
     fn changes(&self) -> watch::Receiver<u64>;
+    /// What probes and hooks do, of all pods.
+    fn events(&self) -> broadcast::Receiver<Event>;
+    /// A container as its probes have it; of one that is not there, nothing.
+    fn health(&self, id: &Id) -> Health;
     fn has_image<'a>(&'a self, reference: &'a str) -> Work<'a, bool>;
     fn pull<'a>(&'a self, reference: &'a str) -> Work<'a, ()>;
     fn run_sandbox(&self, config: SandboxConfig) -> Work<'_, Id>;
@@ -34,6 +41,7 @@ pub trait Engine: Send + Sync {
 
 /// The real one.
 pub struct House {
+    pub lifecycle: Lifecycle,
     pub pods: Pods,
     pub images: Images,
 }
@@ -49,6 +57,14 @@ impl Engine for House {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.pods.changes()
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.lifecycle.events()
+    }
+
+    fn health(&self, id: &Id) -> Health {
+        self.lifecycle.health(id)
     }
 
     fn has_image<'a>(&'a self, reference: &'a str) -> Work<'a, bool> {
@@ -76,11 +92,11 @@ impl Engine for House {
     }
 
     fn start_container<'a>(&'a self, id: &'a Id) -> Work<'a, ()> {
-        Box::pin(self.pods.start_container(id))
+        Box::pin(self.lifecycle.start_container(id))
     }
 
     fn stop_container<'a>(&'a self, id: &'a Id, grace: Duration) -> Work<'a, ()> {
-        Box::pin(self.pods.stop_container(id, grace))
+        Box::pin(self.lifecycle.stop_container(id, grace))
     }
 
     fn remove_container<'a>(&'a self, id: &'a Id) -> Work<'a, ()> {

@@ -128,16 +128,16 @@ static CONTAINER: Object = Object {
         ("securityContext", One(&SECURITY)),
         ("volumeMounts", Many(&MOUNT)),
         ("resources", One(&RESOURCES)),
+        ("livenessProbe", One(&PROBE)),
+        ("readinessProbe", One(&PROBE)),
+        ("startupProbe", One(&PROBE)),
+        ("lifecycle", One(&LIFECYCLE)),
     ],
     known: &[
         "envFrom",
-        "lifecycle",
-        "livenessProbe",
-        "readinessProbe",
         "resizePolicy",
         "restartPolicy",
         "restartPolicyRules",
-        "startupProbe",
         "stdin",
         "stdinOnce",
         "terminationMessagePath",
@@ -145,6 +145,77 @@ static CONTAINER: Object = Object {
         "tty",
         "volumeDevices",
     ],
+};
+
+/// Kubernetes' `Probe` and berth's extension fields.
+static PROBE: Object = Object {
+    covered: &[
+        ("exec", One(&EXEC)),
+        ("httpGet", One(&HTTP_GET)),
+        ("tcpSocket", One(&TCP_SOCKET)),
+        ("grpc", One(&GRPC)),
+        ("initialDelaySeconds", Any),
+        ("timeoutSeconds", Any),
+        ("periodSeconds", Any),
+        ("successThreshold", Any),
+        ("failureThreshold", Any),
+        ("terminationGracePeriodSeconds", Any),
+        ("timeoutMilliseconds", Any),
+        ("periodMilliseconds", Any),
+        ("probeFrom", Any),
+    ],
+    known: &[],
+};
+
+static LIFECYCLE: Object = Object {
+    covered: &[("postStart", One(&HOOK)), ("preStop", One(&HOOK))],
+    known: &["stopSignal"],
+};
+
+static HOOK: Object = Object {
+    covered: &[
+        ("exec", One(&EXEC)),
+        ("httpGet", One(&HTTP_GET)),
+        ("tcpSocket", One(&TCP_SOCKET)),
+        ("sleep", One(&SLEEP)),
+    ],
+    known: &[],
+};
+
+static EXEC: Object = Object {
+    covered: &[("command", Any)],
+    known: &[],
+};
+
+static HTTP_GET: Object = Object {
+    covered: &[
+        ("path", Any),
+        ("port", Any),
+        ("host", Any),
+        ("scheme", Any),
+        ("httpHeaders", Many(&HEADER)),
+    ],
+    known: &[],
+};
+
+static HEADER: Object = Object {
+    covered: &[("name", Any), ("value", Any)],
+    known: &[],
+};
+
+static TCP_SOCKET: Object = Object {
+    covered: &[("port", Any), ("host", Any)],
+    known: &[],
+};
+
+static GRPC: Object = Object {
+    covered: &[("port", Any), ("service", Any), ("host", Any)],
+    known: &[],
+};
+
+static SLEEP: Object = Object {
+    covered: &[("seconds", Any)],
+    known: &[],
 };
 
 static ENV: Object = Object {

@@ -18,7 +18,7 @@ mod announce;
 mod check;
 mod engine;
 mod events;
-mod expand;
+mod failures;
 mod fields;
 mod log;
 mod names;
@@ -29,26 +29,32 @@ mod pod;
 mod problem;
 mod quantity;
 mod request;
+mod resolver;
 mod status;
 mod store;
+mod table;
 mod tree;
 mod wire;
+mod words;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::failpoint::effect;
 use crate::image::Images;
-use crate::model::Id;
+use crate::lifecycle::Lifecycle;
+use crate::model::{Id, event};
 use crate::pod::Pods;
+use announce::Announcer;
 use engine::{Engine, House};
 use events::Journal;
+use failures::Failures;
 use observe::Observed;
 use store::{Kept, Store};
 use worker::Worker;
@@ -57,20 +63,32 @@ pub use events::{Event, Follower, Happening};
 pub use log::LogReader;
 pub use parse::parse;
 pub use plan::Phase;
-pub use pod::{Pod, PodName};
+pub use pod::{Amounts, Container, Pod, PodName, Port, Source, Volume, VolumeMount};
 pub use problem::{Problem, Problems, What};
-pub use status::{ContainerStatus, PodStatus};
+pub use status::{Condition, ContainerStatus, PodStatus, State};
+pub use table::{Line, Table};
 
 /// The pods of this berth's manifests. Cheap to clone.
 #[derive(Clone)]
 pub struct Manifests(Arc<Shared>);
 
+/// What the composition root decides.
+pub struct Settings {
+    /// What must survive a boot is below it.
+    pub root: PathBuf,
+    /// The resolv.conf that pods get; None: the node's.
+    pub resolv_conf: Option<PathBuf>,
+}
+
 struct Shared {
     engine: Arc<dyn Engine>,
     store: Store,
+    resolv_conf: Option<PathBuf>,
     /// The node's memory in bytes.
     memory: i64,
     pods: Mutex<BTreeMap<PodName, Entry>>,
+    /// What probes and hooks do; taken by whoever listens.
+    events: Mutex<Option<broadcast::Receiver<event::Event>>>,
 }
 
 /// A pod that is there until nothing of it is left.
@@ -78,6 +96,7 @@ struct Shared {
 struct Entry {
     pod: Arc<Pod>,
     journal: Arc<Journal>,
+    failures: Arc<Mutex<Failures>>,
     /// Seconds of grace, once it is to be deleted.
     deletion: watch::Sender<Option<u32>>,
 }
@@ -128,21 +147,30 @@ impl Log {
 }
 
 impl Manifests {
-    pub fn new(pods: Pods, images: Images, root: &Path) -> Self {
-        Self::with(Arc::new(House { pods, images }), root)
+    pub fn new(lifecycle: Lifecycle, pods: Pods, images: Images, settings: Settings) -> Self {
+        let house = House {
+            lifecycle,
+            pods,
+            images,
+        };
+        Self::with(Arc::new(house), settings)
     }
 
-    fn with(engine: Arc<dyn Engine>, root: &Path) -> Self {
-        let (store, memory, pods) = (Store::new(root), node_memory(), Mutex::default());
+    fn with(engine: Arc<dyn Engine>, settings: Settings) -> Self {
+        let (store, memory, pods) = (Store::new(&settings.root), node_memory(), Mutex::default());
+        let events = Mutex::new(Some(engine.events()));
         Self(Arc::new(Shared {
             engine,
             store,
+            resolv_conf: settings.resolv_conf,
+            events,
             memory,
             pods,
         }))
     }
 
-    /// Goes on with the pods that are kept on disk. To be called once, after the core has recovered.
+    /// Goes on with the pods that are kept on disk, and tells from now on what their probes and hooks do. To be called
+    /// once, after the core has recovered.
     pub async fn recover(&self) {
         let store = self.0.store.clone();
         let loaded = tokio::task::spawn_blocking(move || store.load())
@@ -152,17 +180,65 @@ impl Manifests {
         for error in errors {
             tracing::error!(%error, "left alone a pod that cannot be read");
         }
-        for Kept { pod, deleting } in kept {
+        for Kept { pod, deleting, events } in kept {
             tracing::info!(pod = %pod.name, uid = pod.uid, "goes on");
-            let entry = Entry::new(pod, deleting);
+            let entry = Entry::new(pod, deleting, events);
             self.lock().insert(entry.pod.name.clone(), entry.clone());
             self.spawn(entry);
         }
+        let events = self.0.events.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(events) = events {
+            tokio::spawn(self.clone().listen(events));
+        }
+    }
+
+    /// Writes what would be written a moment later: berth is about to stop.
+    pub fn keep_events(&self) {
+        for entry in self.lock().values() {
+            let kept = self.0.store.keep_events(&entry.pod, &entry.journal.table());
+            if let Err(error) = kept {
+                tracing::warn!(pod = %entry.pod.name, %error, "cannot keep a pod's events");
+            }
+        }
+    }
+
+    /// Passes on to the pods what their probes and hooks do.
+    async fn listen(self, mut events: broadcast::Receiver<event::Event>) {
+        loop {
+            match events.recv().await {
+                Ok(event) => self.tell(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "events of probes and hooks came too fast; pods do not show all");
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn tell(&self, event: event::Event) {
+        let sandboxes = self.0.engine.sandboxes();
+        let Some(sandbox) = sandboxes.iter().find(|view| view.id == event.sandbox) else {
+            return;
+        };
+        let uid = &sandbox.record.config.name.uid;
+        let journal = self
+            .lock()
+            .values()
+            .find(|entry| entry.pod.uid == *uid)
+            .map(|entry| Arc::clone(&entry.journal));
+        // One made over CRI is nobody's here.
+        let Some(journal) = journal else { return };
+        let told = Happening::Told {
+            severity: event.severity,
+            reason: event.reason,
+            message: event.message,
+        };
+        journal.push(event.at, Some(&event.name), told);
     }
 
     /// Makes the pod that `text` describes and gives its events. Once this has answered the pod is kept.
     pub async fn run(&self, text: &str) -> Result<(Arc<Pod>, Follower), Error> {
-        let entry = Entry::new(parse(text, now())?, None);
+        let entry = Entry::new(parse(text, now())?, None, Table::default());
         let pod = Arc::clone(&entry.pod);
         self.reserve(&entry)?;
         let (manifests, kept) = (self.clone(), entry.clone());
@@ -189,6 +265,11 @@ impl Manifests {
 
     pub fn get(&self, name: &PodName) -> Result<PodStatus, Error> {
         Ok(self.status(&self.entry(name)?))
+    }
+
+    /// What was told of a pod in the kubelet's words.
+    pub fn events(&self, name: &PodName) -> Result<Table, Error> {
+        Ok(self.entry(name)?.journal.table())
     }
 
     /// Ends a pod and removes all it had; answers when that is done. `grace_s`: what its containers get, instead of
@@ -320,7 +401,9 @@ impl Manifests {
             journal: Arc::clone(&entry.journal),
             deletion: entry.deletion.subscribe(),
             memory: self.0.memory,
-            state: worker::State::default(),
+            resolv_conf: self.0.resolv_conf.clone(),
+            announcer: Announcer::new(entry.journal.table().last()),
+            failures: Arc::clone(&entry.failures),
         };
         let manifests = self.clone();
         tokio::spawn(async move {
@@ -333,7 +416,16 @@ impl Manifests {
 
     fn status(&self, entry: &Entry) -> PodStatus {
         let observed = Observed::of(&entry.pod, &*self.0.engine);
-        PodStatus::of(&entry.pod, &observed, &self.0.store, entry.deletion.borrow().is_some())
+        let look = status::Look {
+            pod: &entry.pod,
+            observed: &observed,
+            actual: &observed.actual(&entry.pod, &self.0.store),
+            failures: &entry.failures.lock().unwrap_or_else(PoisonError::into_inner),
+            engine: &*self.0.engine,
+            deleting: entry.deletion.borrow().is_some(),
+            now: now(),
+        };
+        look.status()
     }
 
     fn entry(&self, name: &PodName) -> Result<Entry, Error> {
@@ -346,12 +438,14 @@ impl Manifests {
 }
 
 impl Entry {
-    fn new(pod: Pod, deleting: Option<u32>) -> Self {
-        let journal = Arc::new(Journal::default());
+    fn new(pod: Pod, deleting: Option<u32>, told: Table) -> Self {
+        let pod = Arc::new(pod);
+        let journal = Arc::new(Journal::new(Arc::clone(&pod), told));
         journal.push(now(), None, Happening::Accepted);
         Self {
-            pod: Arc::new(pod),
+            pod,
             journal,
+            failures: Arc::default(),
             deletion: watch::Sender::new(deleting),
         }
     }

@@ -38,6 +38,12 @@ impl Observed {
             .find(|view| view.record.config.name == name)
     }
 
+    /// The life of a container before its latest, while it is remembered.
+    pub fn before(&self, name: &str) -> Option<&ContainerView> {
+        let mut lives = self.containers.iter().rev();
+        lives.by_ref().filter(|view| view.record.config.name == name).nth(1)
+    }
+
     /// For the plan. `store` is asked how often a container ran that has no record.
     pub fn actual(&self, pod: &Pod, store: &Store) -> Actual {
         let attempt = |name: &str| match self.container(name) {
@@ -72,6 +78,7 @@ fn run(view: &ContainerView) -> Run {
             started_at: exit.started_at,
             finished_at: exit.finished_at,
             code: exit.code,
+            failed: exit.code != 0 || view.record.ending.is_some(),
         },
     };
     Run {

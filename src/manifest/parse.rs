@@ -70,6 +70,7 @@ fn whole(line: Option<u64>, reason: String) -> Problems {
 mod tests {
     use super::*;
     use crate::manifest::pod::{PodName, PullPolicy, RestartPolicy, Source};
+    use crate::model::probe::{Hook, ProbeFrom, ProbeKind};
 
     /// A pod with one container, to whose fields (indented by four) and to whose spec (by two) more can be added.
     fn manifest(container: &str, spec: &str) -> String {
@@ -112,17 +113,134 @@ mod tests {
     }
 
     #[test]
-    fn manifests_with_probes_and_hooks_are_refused_by_name() {
-        for (field, line) in [
-            ("livenessProbe", "httpGet: {}"),
-            ("readinessProbe", "exec: {}"),
-            ("lifecycle", "postStart: {}"),
+    fn the_examples_are_all_covered() {
+        for (name, text) in [
+            (
+                "init-container-demo",
+                include_str!("../../examples/init-container-demo.yaml"),
+            ),
+            ("lifecycle-demo", include_str!("../../examples/lifecycle-demo.yaml")),
+            (
+                "liveness-exec-demo",
+                include_str!("../../examples/liveness-exec-demo.yaml"),
+            ),
+            (
+                "liveness-httpget-demo",
+                include_str!("../../examples/liveness-httpget-demo.yaml"),
+            ),
+            (
+                "liveness-tcpsocket-demo",
+                include_str!("../../examples/liveness-tcpsocket-demo.yaml"),
+            ),
+            (
+                "readiness-httpget-demo",
+                include_str!("../../examples/readiness-httpget-demo.yaml"),
+            ),
+            (
+                "sidecar-container-demo",
+                include_str!("../../examples/sidecar-container-demo.yaml"),
+            ),
         ] {
-            let text = manifest(&format!("    {field}:\n      {line}\n"), "");
-            assert_eq!(
-                problems(&text),
-                format!("line 9: spec.containers[0].{field}: not supported yet")
-            );
+            let pod = parse(text, 0).unwrap_or_else(|problems| panic!("{name}: {problems}"));
+            assert_eq!(pod.name.name, name);
+        }
+    }
+
+    #[test]
+    fn probes_and_hooks_are_read_with_named_ports_and_variables() {
+        let text = manifest(
+            "    env: [{name: A, value: a}]\n    ports: [{name: http, containerPort: 8080}]\n    \
+             livenessProbe: {exec: {command: [sh, $(A), $(B)]}, periodSeconds: 5}\n    \
+             readinessProbe: {tcpSocket: {port: http}, initialDelaySeconds: 3, probeFrom: host}\n    \
+             startupProbe: {httpGet: {port: 80}, periodMilliseconds: 100}\n    \
+             lifecycle: {postStart: {exec: {command: [$(A)]}}, preStop: {sleep: {seconds: 3}}}\n",
+            "",
+        );
+        let container = parse(&text, 0).unwrap().containers.remove(0);
+        let probe = |kind| container.probes.get(kind).unwrap().to_string();
+        assert_eq!(
+            probe(ProbeKind::Liveness),
+            "exec [sh a $(B)] delay=0s timeout=1s period=5s #success=1 #failure=3"
+        );
+        assert_eq!(
+            probe(ProbeKind::Readiness),
+            "tcp-socket :8080 delay=3s timeout=1s period=10s #success=1 #failure=3"
+        );
+        assert_eq!(
+            probe(ProbeKind::Startup),
+            "http-get http://:80/ delay=0s timeout=1s period=100ms #success=1 #failure=3"
+        );
+        assert_eq!(container.probes.readiness.unwrap().from, ProbeFrom::Host);
+        // A kubelet expands no commands of hooks.
+        let command = vec!["$(A)".to_owned()];
+        assert_eq!(container.hooks.post_start, Some(Hook::Exec { command }));
+        assert_eq!(container.hooks.pre_stop, Some(Hook::Sleep { seconds: 3 }));
+    }
+
+    #[test]
+    fn what_is_wrong_with_probes_and_hooks_is_told_by_field_and_line() {
+        for (container, expected) in [
+            (
+                "    livenessProbe: {}\n",
+                "line 9: spec.containers[0].livenessProbe: needs a handler",
+            ),
+            (
+                "    livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 1}}\n",
+                "spec.containers[0].livenessProbe: may have only one handler",
+            ),
+            (
+                "    livenessProbe:\n      httpGet:\n        port: 70000\n",
+                "line 11: spec.containers[0].livenessProbe.httpGet.port: 70000 is not between 1 and 65535",
+            ),
+            (
+                "    readinessProbe: {httpGet: {port: web}}\n",
+                "readinessProbe.httpGet.port: the container has no port named \"web\"",
+            ),
+            (
+                "    startupProbe: {tcpSocket: {port: 1}, successThreshold: 2}\n",
+                "startupProbe.successThreshold: must be 1",
+            ),
+            (
+                "    readinessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 2}\n",
+                "readinessProbe.terminationGracePeriodSeconds: must not be set",
+            ),
+            (
+                "    livenessProbe: {tcpSocket: {port: 1, hots: a}}\n",
+                "livenessProbe.tcpSocket.hots: no such field (a typo?)",
+            ),
+            (
+                "    livenessProbe: {tcpSocket: {port: 1}, periodSeconds: x}\n",
+                "line 9",
+            ),
+            (
+                "    lifecycle: {postStart: {}}\n",
+                "lifecycle.postStart: needs a handler",
+            ),
+            (
+                "    lifecycle: {stopSignal: SIGUSR1}\n",
+                "lifecycle.stopSignal: not supported yet",
+            ),
+            (
+                "    restartPolicy: Always\n",
+                "spec.containers[0].restartPolicy: not supported yet",
+            ),
+        ] {
+            let problems = problems(&manifest(container, ""));
+            assert!(problems.contains(expected), "{expected}\n{problems}");
+        }
+    }
+
+    #[test]
+    fn init_containers_have_no_probes_nor_hooks() {
+        for field in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
+            let handler = match field {
+                "lifecycle" => "{preStop: {sleep: {seconds: 1}}}",
+                _ => "{tcpSocket: {port: 1}}",
+            };
+            let spec = format!("  initContainers: [{{name: i, image: i, {field}: {handler}}}]\n");
+            let expected = format!("spec.initContainers[0].{field}: may not be set for init containers without");
+            let problems = problems(&manifest("", &spec));
+            assert!(problems.contains(&expected), "{problems}");
         }
     }
 

@@ -48,11 +48,13 @@ pub struct Run {
 pub enum RunState {
     Created,
     Running,
-    /// `started_at` is 0 when it never ran.
+    /// `started_at` is 0 when it never ran. `failed`: with another code than 0, or ended for what its probes or its
+    /// postStart hook said, whatever its code.
     Exited {
         started_at: i64,
         finished_at: i64,
         code: i32,
+        failed: bool,
     },
 }
 
@@ -83,7 +85,7 @@ pub enum Step {
         id: Id,
         name: String,
     },
-    /// Remove the record of a run that another has followed.
+    /// Remove the record of a run that two others have followed: the one before the latest is still told of.
     Forget {
         id: Id,
         name: String,
@@ -203,10 +205,10 @@ impl Actual {
 
 /// The containers' turn: the first init container that has not succeeded, or all others.
 fn containers(pod: &Pod, actual: &Actual, sandbox: &Sandbox, now: i64) -> Vec<Step> {
-    let superseded = actual
-        .runs
-        .iter()
-        .filter(|run| actual.last_run(&run.name).is_some_and(|last| last.id != run.id));
+    let superseded = actual.runs.iter().filter(|run| {
+        let latest = actual.runs.iter().rev().filter(|other| other.name == run.name);
+        latest.take(2).all(|other| other.id != run.id)
+    });
     let mut steps: Vec<_> = superseded
         .map(|run| Step::Forget {
             id: run.id.clone(),
@@ -270,6 +272,7 @@ pub fn next_start(pod: &Pod, actual: &Actual, name: &str) -> Option<i64> {
         started_at,
         finished_at,
         code,
+        ..
     } = run.state
     else {
         return None;
@@ -305,7 +308,7 @@ fn ended(run: &Run) -> bool {
 fn restarts(pod: &Pod, run: &Run) -> bool {
     match (pod.restart, run.state) {
         (RestartPolicy::Always, _) => true,
-        (RestartPolicy::OnFailure, RunState::Exited { code, .. }) => code != 0,
+        (RestartPolicy::OnFailure, RunState::Exited { failed, .. }) => failed,
         (RestartPolicy::OnFailure, _) => true,
         (RestartPolicy::Never, _) => false,
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::probe::{Hooks, Probes};
 use crate::model::sandbox::Protocol;
 
 /// What users call a pod: no two live ones of a berth share it.
@@ -55,6 +56,39 @@ impl Pod {
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.all_containers().find(|container| container.name == name)
     }
+
+    pub fn quality(&self) -> Quality {
+        let given = |amounts: &Amounts| [amounts.cpu_milli, amounts.memory].map(|amount| amount.filter(|n| *n > 0));
+        let (mut any, mut all) = (false, true);
+        for container in self.all_containers() {
+            let (requests, limits) = (given(&container.requests), given(&container.limits));
+            any |= requests.iter().chain(&limits).any(Option::is_some);
+            all &= limits.iter().all(Option::is_some) && requests == limits;
+        }
+        match (any, all) {
+            (false, _) => Quality::BestEffort,
+            (true, true) => Quality::Guaranteed,
+            (true, false) => Quality::Burstable,
+        }
+    }
+}
+
+/// Kubernetes' classes of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quality {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl Quality {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +96,16 @@ pub enum RestartPolicy {
     Always,
     OnFailure,
     Never,
+}
+
+impl RestartPolicy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::OnFailure => "OnFailure",
+            Self::Never => "Never",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +125,11 @@ pub struct Container {
     pub requests: Amounts,
     pub limits: Amounts,
     pub security: Security,
+    /// The commands of those that run one are expanded.
+    #[serde(default)]
+    pub probes: Probes,
+    #[serde(default)]
+    pub hooks: Hooks,
 }
 
 /// When the registry is asked.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::pod::{Amounts, Container, Pod, Source, VolumeMount};
+use super::pod::{Container, Pod, Quality, Source, VolumeMount};
 use crate::model::container::{ContainerConfig, ImageRequest, Mount};
 use crate::model::resources::Resources;
-use crate::model::sandbox::{PortMapping, SandboxConfig, SandboxName};
+use crate::model::sandbox::{Dns, PortMapping, SandboxConfig, SandboxName};
 use crate::model::security::{IpcMode, Namespaces, NetworkMode, PidMode, RunAs, Security};
 use crate::oci;
 
@@ -18,10 +18,12 @@ const POD_NAME: &str = "io.kubernetes.pod.name";
 const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const POD_UID: &str = "io.kubernetes.pod.uid";
 const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// Seconds that a container gets which berth ends for its probes or hooks.
+const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 
-/// The pod's sandbox.
-pub fn sandbox(pod: &Pod, log_directory: &Path) -> SandboxConfig {
+/// The pod's sandbox. `dns`: None for the node's.
+pub fn sandbox(pod: &Pod, dns: Option<Dns>, log_directory: &Path) -> SandboxConfig {
     let mut labels = pod.labels.clone();
     labels.extend(identity(pod));
     let ports = pod.containers.iter().flat_map(|container| &container.ports);
@@ -39,6 +41,7 @@ pub fn sandbox(pod: &Pod, log_directory: &Path) -> SandboxConfig {
             pod.hostname.clone()
         },
         log_directory: Some(log_directory.to_owned()),
+        dns,
         port_mappings: ports
             .map(|port| PortMapping {
                 protocol: port.protocol,
@@ -67,7 +70,11 @@ pub fn container(
 ) -> ContainerConfig {
     let mut labels = identity(pod);
     labels.insert(CONTAINER_NAME.to_owned(), container.name.clone());
-    let annotations = [(RESTART_COUNT, attempt.to_string()), (DELAY, delay_s.to_string())];
+    let annotations = [
+        (RESTART_COUNT, attempt.to_string()),
+        (GRACE, pod.grace_s.to_string()),
+        (DELAY, delay_s.to_string()),
+    ];
     ContainerConfig {
         name: container.name.clone(),
         attempt,
@@ -86,6 +93,8 @@ pub fn container(
         log_path: format!("{}/{attempt}.log", container.name),
         resources: resources(pod, container, memory),
         security: security(pod, container),
+        probes: container.probes.clone(),
+        hooks: container.hooks.clone(),
         ..ContainerConfig::default()
     }
 }
@@ -158,7 +167,7 @@ fn resources(pod: &Pod, container: &Container, memory: i64) -> Resources {
     let mut resources = Resources {
         cpu_shares: (container.requests.cpu_milli.unwrap_or(0).saturating_mul(1024) / 1000).clamp(2, 262_144),
         memory_limit_in_bytes: container.limits.memory.unwrap_or(0),
-        oom_score_adj: oom_score_adj(quality(pod), container, memory),
+        oom_score_adj: oom_score_adj(pod.quality(), container, memory),
         ..Resources::default()
     };
     if let Some(limit) = container.limits.cpu_milli.filter(|limit| *limit > 0) {
@@ -166,29 +175,6 @@ fn resources(pod: &Pod, container: &Container, memory: i64) -> Resources {
         resources.cpu_quota = (limit.saturating_mul(PERIOD_US) / 1000).max(1000);
     }
     resources
-}
-
-/// Kubernetes' classes of service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quality {
-    Guaranteed,
-    Burstable,
-    BestEffort,
-}
-
-fn quality(pod: &Pod) -> Quality {
-    let given = |amounts: &Amounts| [amounts.cpu_milli, amounts.memory].map(|amount| amount.filter(|n| *n > 0));
-    let (mut any, mut all) = (false, true);
-    for container in pod.all_containers() {
-        let (requests, limits) = (given(&container.requests), given(&container.limits));
-        any |= requests.iter().chain(&limits).any(Option::is_some);
-        all &= limits.iter().all(Option::is_some) && requests == limits;
-    }
-    match (any, all) {
-        (false, _) => Quality::BestEffort,
-        (true, true) => Quality::Guaranteed,
-        (true, false) => Quality::Burstable,
-    }
 }
 
 /// The more of the node's memory a container asked for, the later it is killed when memory runs out; between the
@@ -237,7 +223,7 @@ mod tests {
     #[test]
     fn the_sandbox_is_the_kubelets() {
         let pod = pod("    ports: [{containerPort: 80}]\n", "");
-        let sandbox = sandbox(&pod, Path::new("/logs/x"));
+        let sandbox = sandbox(&pod, None, Path::new("/logs/x"));
         assert_eq!(
             (
                 sandbox.name.name.as_str(),
@@ -265,8 +251,8 @@ mod tests {
             ipc: IpcMode::Node,
             pid: PidMode::Node,
         };
-        assert_eq!(sandbox(&pod, Path::new("/")).namespaces, expected);
-        assert_eq!(sandbox(&pod, Path::new("/")).hostname, "");
+        assert_eq!(sandbox(&pod, None, Path::new("/")).namespaces, expected);
+        assert_eq!(sandbox(&pod, None, Path::new("/")).hostname, "");
         assert_eq!(config(&pod).security.namespaces, expected);
     }
 
@@ -278,6 +264,7 @@ mod tests {
         assert_eq!((config.log_path.as_str(), config.attempt), ("c/3.log", 3));
         assert_eq!(config.annotations[DELAY], "20");
         assert_eq!(config.annotations["io.kubernetes.container.restartCount"], "3");
+        assert_eq!(config.annotations["io.kubernetes.pod.terminationGracePeriod"], "30");
         assert_eq!(config.labels["io.kubernetes.container.name"], "c");
         let mounts: Vec<_> = config
             .mounts
@@ -326,6 +313,6 @@ mod tests {
     fn one_container_without_limits_makes_the_pod_burstable() {
         let limits = "    resources: {limits: {cpu: 1, memory: 1Gi}}\n";
         let pod = pod(limits, "  initContainers: [{name: i, image: i}]\n");
-        assert_eq!(quality(&pod), Quality::Burstable);
+        assert_eq!(pod.quality(), Quality::Burstable);
     }
 }

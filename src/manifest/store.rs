@@ -3,6 +3,7 @@
 //! ```text
 //!   manifest.json   the pod as it is wanted; written before anything of it is made, removed after everything is
 //!   deleted.json    it is being deleted: the seconds its containers get
+//!   events.json     what was told of it, as far as it was written: a moment behind, and not synced to the disk
 //!   volumes/NAME/   its emptyDirs
 //! ```
 //!
@@ -18,9 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use super::pod::{Container, HostPathKind, Pod, Source};
 use super::request;
+use super::table::Table;
 
 const MANIFEST: &str = "manifest.json";
 const DELETED: &str = "deleted.json";
+const EVENTS: &str = "events.json";
 const VERSION: u32 = 1;
 
 /// The directory of all pods.
@@ -32,6 +35,7 @@ pub struct Kept {
     pub pod: Pod,
     /// Seconds of grace, when it is being deleted.
     pub deleting: Option<u32>,
+    pub events: Table,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +114,14 @@ impl Store {
         write(&self.directory(pod), DELETED, &Deleted { grace_s })
     }
 
+    /// Records what was told of the pod. What this is interrupted at, and what the node's end takes with it, is lost.
+    pub fn keep_events(&self, pod: &Pod, events: &Table) -> Result<(), Error> {
+        let directory = self.directory(pod);
+        let (path, new) = (directory.join(EVENTS), directory.join(format!("{EVENTS}.new")));
+        fs::write(&new, text(events)).map_err(file("cannot write", &new))?;
+        fs::rename(&new, &path).map_err(file("cannot put in place", &path))
+    }
+
     /// Removes everything of a pod: its manifest last, so that what is interrupted is done again.
     pub fn forget(&self, pod: &Pod) -> Result<(), Error> {
         let directory = self.directory(pod);
@@ -177,8 +189,11 @@ fn load(directory: &Path) -> Result<Option<Kept>, Error> {
         return Ok(None);
     };
     let deleted: Option<Deleted> = read(&directory.join(DELETED))?;
+    // Events that were cut off by the node's end are no reason to do without the pod.
+    let events = read(&directory.join(EVENTS)).ok().flatten();
     Ok(Some(Kept {
         pod,
+        events: events.unwrap_or_default(),
         deleting: deleted.map(|deleted| deleted.grace_s),
     }))
 }
@@ -211,7 +226,6 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
 /// Writes a file that is there whole or not at all, whatever happens to berth or the node.
 fn write<T: Serialize>(directory: &Path, name: &str, body: &T) -> Result<(), Error> {
     let (path, new) = (directory.join(name), directory.join(format!("{name}.new")));
-    let text = serde_json::to_vec_pretty(&Versioned { version: VERSION, body }).expect("plain data serialises");
     let written = (|| {
         let mut file = OpenOptions::new()
             .write(true)
@@ -219,12 +233,16 @@ fn write<T: Serialize>(directory: &Path, name: &str, body: &T) -> Result<(), Err
             .truncate(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(&text)?;
+        file.write_all(&text(body))?;
         file.sync_all()
     })();
     written.map_err(file("cannot write", &new))?;
     fs::rename(&new, &path).map_err(file("cannot put in place", &path))?;
     sync(directory)
+}
+
+fn text<T: Serialize>(body: &T) -> Vec<u8> {
+    serde_json::to_vec_pretty(&Versioned { version: VERSION, body }).expect("plain data serialises")
 }
 
 fn sync(directory: &Path) -> Result<(), Error> {
@@ -314,6 +332,33 @@ mod tests {
         store.forget(&pod).unwrap();
         assert!(store.load().unwrap().0.is_empty());
         assert_eq!(fs::read_dir(root.path().join("pods/logs")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn events_are_kept_and_are_no_reason_to_lose_a_pod() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, pod) = (Store::new(root.path()), pod(""));
+        store.keep(&pod).unwrap();
+        let mut events = Table::default();
+        events.add(7, Some("c"), crate::model::event::Severity::Warning, "Unhealthy", "no");
+        store.keep_events(&pod, &events).unwrap();
+        assert_eq!(store.load().unwrap().0[0].events, events);
+        fs::write(store.directory(&pod).join(EVENTS), "{\"vers").unwrap();
+        let (kept, errors) = store.load().unwrap();
+        assert_eq!((&kept[0].events, errors.len()), (&Table::default(), 0));
+    }
+
+    #[test]
+    fn a_pod_that_an_older_berth_kept_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, pod) = (Store::new(root.path()), pod(""));
+        store.keep(&pod).unwrap();
+        let path = store.directory(&pod).join(MANIFEST);
+        let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let container = kept["containers"][0].as_object_mut().unwrap();
+        assert!(container.remove("probes").is_some() && container.remove("hooks").is_some());
+        fs::write(&path, kept.to_string()).unwrap();
+        assert_eq!(store.load().unwrap().0[0].pod, pod);
     }
 
     #[test]

@@ -5,16 +5,28 @@ use std::sync::Mutex;
 
 use super::engine::Work;
 use super::*;
-use crate::model::container::{ContainerConfig, ContainerState, Exit, User};
+use crate::model::container::{ContainerConfig, ContainerState, Ending, Exit, Reason, User};
+use crate::model::event::Severity;
+use crate::model::probe::Health;
 use crate::model::record::{self, ContainerRecord, SandboxRecord};
 use crate::model::sandbox::{Owner, Ready, SandboxConfig, SandboxState};
-use crate::model::{Refusal, Signal};
+use crate::model::{self, Refusal, Signal};
 use crate::pod::{self, ContainerView, SandboxView};
 
-#[derive(Default)]
 struct Fake {
     tables: Mutex<Tables>,
     changes: watch::Sender<u64>,
+    events: broadcast::Sender<model::event::Event>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            tables: Mutex::default(),
+            changes: watch::Sender::default(),
+            events: broadcast::Sender::new(16),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -31,6 +43,10 @@ struct Tables {
     failures: usize,
     /// Containers end only when killed.
     stubborn: bool,
+    /// Containers whose probes say no.
+    unwell: BTreeSet<String>,
+    /// Containers whose postStart hook fails.
+    unstartable: BTreeSet<String>,
 }
 
 impl Fake {
@@ -60,6 +76,22 @@ impl Fake {
         });
     }
 
+    /// Ends a container as its probes or hooks do.
+    fn end(&self, id: &Id, code: i32, ending: Option<Ending>) {
+        self.set(|tables| {
+            let view = tables.containers.iter_mut().find(|view| view.id == *id).unwrap();
+            let exit = Exit::with_code(now(), now(), code, false).because(ending.as_ref());
+            view.record.state = ContainerState::Exited(exit);
+            view.record.ending = ending;
+        });
+    }
+
+    /// The latest life of a container.
+    fn latest(&self, name: &str) -> ContainerView {
+        let views = self.containers().into_iter().rev();
+        views.into_iter().find(|view| view.record.config.name == name).unwrap()
+    }
+
     fn done(&self) -> Vec<String> {
         self.tables.lock().unwrap().done.clone()
     }
@@ -86,6 +118,20 @@ impl Engine for Fake {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    fn events(&self) -> broadcast::Receiver<model::event::Event> {
+        self.events.subscribe()
+    }
+
+    fn health(&self, id: &Id) -> Health {
+        let tables = self.tables.lock().unwrap();
+        let view = tables.containers.iter().find(|view| view.id == *id);
+        let running = view.filter(|view| matches!(view.record.state, ContainerState::Running { .. }));
+        Health {
+            started: running.is_some(),
+            ready: running.is_some_and(|view| !tables.unwell.contains(&view.record.config.name)),
+        }
     }
 
     fn has_image<'a>(&'a self, reference: &'a str) -> Work<'a, bool> {
@@ -156,6 +202,7 @@ impl Engine for Fake {
             cgroup: String::new(),
             created_at: now(),
             state: ContainerState::Created,
+            ending: None,
         };
         let view = ContainerView {
             id: id.clone(),
@@ -172,13 +219,23 @@ impl Engine for Fake {
             views.iter().find(|view| view.id == *id).unwrap().record.config.name
         );
         Box::pin(async move {
-            self.change(what, |tables| {
+            let started = self.change(what, |tables| {
                 let view = tables.containers.iter_mut().find(|view| view.id == *id).unwrap();
                 view.record.state = ContainerState::Running {
                     started_at: now(),
                     pid: 1,
                 };
-            })
+                tables.unstartable.contains(&view.record.config.name)
+            });
+            if started? {
+                let ending = Ending {
+                    reason: Reason::FailedPostStartHook,
+                    message: "it said no".to_owned(),
+                };
+                self.end(id, 0, Some(ending));
+                return Err(Refusal::invalid("lifecycle.postStart", "failed").into());
+            }
+            Ok(())
         })
     }
 
@@ -210,9 +267,16 @@ struct House {
     root: tempfile::TempDir,
 }
 
+fn settings(root: &tempfile::TempDir) -> Settings {
+    Settings {
+        root: root.path().to_owned(),
+        resolv_conf: None,
+    }
+}
+
 fn house() -> House {
     let (fake, root) = (Arc::new(Fake::default()), tempfile::tempdir().unwrap());
-    let manifests = Manifests::with(fake.clone(), root.path());
+    let manifests = Manifests::with(fake.clone(), settings(&root));
     House { fake, manifests, root }
 }
 
@@ -285,6 +349,18 @@ async fn a_pod_comes_up_in_order_and_leaves_nothing() {
     manifests.run(&manifest("")).await.unwrap();
 }
 
+/// What the next berth finds when `fake`'s hangs for ever.
+fn another(fake: &Fake) -> Arc<Fake> {
+    let other = Fake::default();
+    *other.tables.lock().unwrap() = Tables {
+        sandboxes: fake.sandboxes(),
+        containers: fake.containers(),
+        images: fake.tables.lock().unwrap().images.clone(),
+        ..Tables::default()
+    };
+    Arc::new(other)
+}
+
 #[tokio::test]
 async fn another_berth_goes_on_where_this_one_was_killed() {
     let House { fake, manifests, root } = house();
@@ -292,14 +368,8 @@ async fn another_berth_goes_on_where_this_one_was_killed() {
     fake.until("start init").await;
     // The first berth hangs for ever from here on; the second finds what is on disk and in the records.
     let pods: Vec<_> = manifests.list();
-    let other = Fake::default();
-    *other.tables.lock().unwrap() = Tables {
-        sandboxes: fake.sandboxes(),
-        containers: fake.containers(),
-        ..Tables::default()
-    };
-    let other = Arc::new(other);
-    let manifests = Manifests::with(other.clone(), root.path());
+    let other = another(&fake);
+    let manifests = Manifests::with(other.clone(), settings(&root));
     manifests.recover().await;
     assert_eq!(manifests.get(&name()).unwrap().pod, pods[0].pod);
     other.exit("init", 0);
@@ -313,7 +383,7 @@ async fn a_deletion_that_was_interrupted_goes_on() {
     let (pod, _) = manifests.run(&manifest("")).await.unwrap();
     fake.until("start init").await;
     Store::new(root.path()).mark_deleted(&pod, 3).unwrap();
-    let manifests = Manifests::with(fake.clone(), root.path());
+    let manifests = Manifests::with(fake.clone(), settings(&root));
     manifests.recover().await;
     fake.until("stop 3").await;
     fake.until("remove sandbox").await;
@@ -432,4 +502,202 @@ async fn names_that_are_not_there_are_told() {
         ..name()
     };
     assert!(matches!(manifests.delete(&nobody, None).await, Err(Error::NoPod(_))));
+}
+
+/// A pod of one container, called main.
+fn simple(spec: &str) -> String {
+    manifest(spec).replace("  initContainers:\n  - {name: init, image: \"i:1\"}\n", "")
+}
+
+fn unhealthy(fake: &Fake, at: i64) -> model::event::Event {
+    let main = fake.latest("main");
+    model::event::Event {
+        at,
+        sandbox: main.record.sandbox,
+        container: main.id,
+        name: "main".to_owned(),
+        severity: Severity::Warning,
+        reason: "Unhealthy",
+        message: "Liveness probe failed: no".to_owned(),
+    }
+}
+
+async fn until_told(manifests: &Manifests, wanted: impl Fn(&Line) -> bool) -> Table {
+    for _ in 0..2000 {
+        let table = manifests.events(&name()).unwrap();
+        if table.lines.iter().any(&wanted) {
+            return table;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("never told: {:#?}", manifests.events(&name()).unwrap());
+}
+
+#[tokio::test]
+async fn what_probes_say_is_told_and_counted_and_outlives_berth() {
+    let House { fake, manifests, root } = house();
+    manifests.recover().await;
+    let (_, mut events) = manifests.run(&simple("")).await.unwrap();
+    fake.until("start main").await;
+    read_to(&mut events, |what| *what == Happening::Started).await;
+    for at in [1, 2, 3] {
+        fake.events.send(unhealthy(&fake, now() + at)).unwrap();
+    }
+    read_to(&mut events, |what| matches!(what, Happening::Told { .. })).await;
+    let table = until_told(&manifests, |line| line.count == 3).await;
+    let reasons: Vec<_> = table.lines.iter().map(|line| line.reason.as_str()).collect();
+    assert_eq!(reasons, ["Pulling", "Pulled", "Created", "Started", "Unhealthy"]);
+    assert_eq!(table.lines[4].container.as_deref(), Some("main"));
+    // Another berth knows all of it, and tells none of it again.
+    manifests.keep_events();
+    let other = another(&fake);
+    let manifests = Manifests::with(other.clone(), settings(&root));
+    manifests.recover().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(manifests.events(&name()).unwrap(), table);
+    other.exit("main", 1);
+    until_told(&manifests, |line| line.reason == "Started" && line.count == 2).await;
+}
+
+#[tokio::test]
+async fn events_are_written_by_themselves_after_a_moment() {
+    let House { fake, manifests, root } = house();
+    manifests.run(&simple("")).await.unwrap();
+    fake.until("start main").await;
+    let store = Store::new(root.path());
+    let begin = std::time::Instant::now();
+    while store.load().unwrap().0[0].events.lines.len() < 4 {
+        assert!(begin.elapsed() < Duration::from_secs(5), "not written");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn readiness_is_what_the_probes_say() {
+    let House { fake, manifests, .. } = house();
+    fake.set(|tables| {
+        tables.unwell.insert("main".to_owned());
+    });
+    manifests.run(&manifest("")).await.unwrap();
+    fake.until("start init").await;
+    let met = |kind: &str| {
+        let conditions = manifests.get(&name()).unwrap().conditions;
+        conditions
+            .into_iter()
+            .find(|condition| condition.kind == kind)
+            .unwrap()
+            .met
+    };
+    assert!(!met("Initialized") && met("PodReadyToStartContainers"));
+    fake.exit("init", 0);
+    fake.until("start main").await;
+    let status = manifests.get(&name()).unwrap();
+    assert_eq!(
+        status
+            .containers
+            .iter()
+            .map(|container| container.health.ready)
+            .collect::<Vec<_>>(),
+        [true, false]
+    );
+    assert!(met("Initialized") && !met("Ready") && !met("ContainersReady"));
+    fake.set(|tables| tables.unwell.clear());
+    assert!(met("Ready") && met("ContainersReady"));
+}
+
+#[tokio::test]
+async fn a_container_that_its_probe_ended_comes_back_and_its_last_end_is_told() {
+    let House { fake, manifests, .. } = house();
+    manifests.run(&simple("  restartPolicy: OnFailure\n")).await.unwrap();
+    fake.until("start main").await;
+    let ending = Ending {
+        reason: Reason::LivenessProbeFailed,
+        message: "no".to_owned(),
+    };
+    // It went when it was asked to, with code 0: that it is needed again does not depend on that.
+    fake.end(&fake.latest("main").id, 0, Some(ending.clone()));
+    fake.until("create main 1").await;
+    let status = manifests.get(&name()).unwrap().containers.remove(0);
+    assert_eq!(status.restarts, 1);
+    let last = status.last.unwrap();
+    assert_eq!(
+        (last.reason, last.message.as_str(), last.code),
+        (Reason::LivenessProbeFailed, "no", 0)
+    );
+    // The next restart has to wait.
+    fake.until("start main").await;
+    while fake.latest("main").record.state == ContainerState::Created {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fake.end(&fake.latest("main").id, 137, Some(ending));
+    until_told(&manifests, |line| line.reason == "BackOff").await;
+    let status = manifests.get(&name()).unwrap();
+    let State::Waiting { reason, message } = &status.containers[0].state else {
+        panic!("{:?}", status.containers[0].state)
+    };
+    let expected = format!(
+        "back-off 10s restarting failed container=main pod=p_default({})",
+        status.pod.uid
+    );
+    assert_eq!((*reason, message.as_str()), ("CrashLoopBackOff", expected.as_str()));
+    assert_eq!(status.containers[0].last.as_ref().unwrap().code, 137);
+}
+
+#[tokio::test]
+async fn a_failed_post_start_hook_is_an_end_like_another() {
+    let House { fake, manifests, .. } = house();
+    fake.set(|tables| {
+        tables.unstartable.insert("main".to_owned());
+    });
+    manifests.run(&simple("")).await.unwrap();
+    fake.until("create main 1").await;
+    let table = until_told(&manifests, |line| line.reason == "BackOff").await;
+    assert!(table.lines.iter().all(|line| line.reason != "Failed"), "{table:#?}");
+    let status = manifests.get(&name()).unwrap().containers.remove(0);
+    assert_eq!(status.last.unwrap().reason, Reason::FailedPostStartHook);
+    assert!(matches!(
+        status.state,
+        State::Waiting {
+            reason: "CrashLoopBackOff",
+            ..
+        }
+    ));
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_had_is_what_its_container_waits_for() {
+    let House { fake, manifests, .. } = house();
+    let text = simple("").replace("\"i:1\"", "\"i:1\", imagePullPolicy: Never");
+    manifests.run(&text).await.unwrap();
+    fake.until("sandbox").await;
+    let table = until_told(&manifests, |line| line.reason == "ErrImageNeverPull").await;
+    assert_eq!(table.lines[1].message, "Error: ErrImageNeverPull");
+    let state = &manifests.get(&name()).unwrap().containers[0].state;
+    assert!(
+        matches!(
+            state,
+            State::Waiting {
+                reason: "ErrImageNeverPull",
+                ..
+            }
+        ),
+        "{state:?}"
+    );
+}
+
+#[tokio::test]
+async fn who_is_being_deleted_is_not_backed_off() {
+    let House { fake, manifests, .. } = house();
+    let (_, mut events) = manifests.run(&simple("")).await.unwrap();
+    fake.until("start main").await;
+    fake.exit("main", 1);
+    fake.until("create main 1").await;
+    read_to(&mut events, |what| matches!(what, Happening::Running { .. })).await;
+    manifests.delete(&name(), None).await.unwrap();
+    let told = read_to(&mut events, |what| *what == Happening::Deleted).await;
+    let whats: Vec<_> = told.iter().map(|event| &event.what).collect();
+    assert!(
+        !whats.iter().any(|what| matches!(what, Happening::BackOff { .. })),
+        "{whats:?}"
+    );
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::quantity::Quantity;
+use crate::model::probe::wire::{Lifecycle, Probe};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -65,6 +66,10 @@ pub struct Container {
     pub security_context: Option<Security>,
     pub volume_mounts: Option<Vec<Mount>>,
     pub resources: Option<Resources>,
+    pub liveness_probe: Option<Probe>,
+    pub readiness_probe: Option<Probe>,
+    pub startup_probe: Option<Probe>,
+    pub lifecycle: Option<Lifecycle>,
 }
 
 #[derive(Deserialize)]

@@ -1,28 +1,29 @@
 //! One pod's task: look, plan, do, wait for a change, until the pod is deleted.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use super::announce::Announcer;
 use super::engine::Engine;
-use super::events::{Happening, Journal};
+use super::events::{Happening, Journal, Trouble};
+use super::failures::{Failures, nanos, rest};
 use super::observe::Observed;
 use super::plan::{Step, Subject, plan};
 use super::pod::{Container, Pod, PullPolicy};
 use super::store::{self, Store};
-use super::{now, request};
+use super::{now, request, resolver};
 use crate::failpoint::effect;
 use crate::model::Id;
 use crate::model::container::ContainerState;
 use crate::pod;
 
-/// How long a failed step rests: this at first, twice as long each time, up to the last.
-const FIRST_REST: Duration = Duration::from_secs(1);
-const LAST_REST: Duration = Duration::from_secs(300);
+/// How long events wait to be written, so that many are written at once.
+const KEEP_EVENTS_AFTER: Duration = Duration::from_secs(1);
 /// A deletion that fails must not rest for minutes.
 const DELETION_REST: Duration = Duration::from_secs(10);
 
@@ -35,19 +36,10 @@ pub struct Worker {
     pub deletion: watch::Receiver<Option<u32>>,
     /// The node's, in bytes.
     pub memory: i64,
-    pub state: State,
-}
-
-/// What a worker knows that no record does.
-#[derive(Default)]
-pub struct State {
-    announcer: Announcer,
-    failures: BTreeMap<Subject, Failure>,
-}
-
-struct Failure {
-    count: u32,
-    retry_at: i64,
+    /// The pods'; None: the node's.
+    pub resolv_conf: Option<PathBuf>,
+    pub announcer: Announcer,
+    pub failures: Arc<Mutex<Failures>>,
 }
 
 /// Why a step failed.
@@ -57,6 +49,8 @@ enum Error {
     Pod(#[from] pod::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    Resolver(#[from] resolver::Error),
     #[error("image {0:?} is not present, and imagePullPolicy is Never")]
     NeverPulled(String),
     #[error("cannot pull {image}: {source}")]
@@ -69,6 +63,16 @@ enum Error {
 impl Worker {
     /// Keeps the pod as its manifest says until it is to be deleted, then deletes it.
     pub async fn run(mut self) {
+        let keeping = keep_events(self.store.clone(), Arc::clone(&self.pod), Arc::clone(&self.journal));
+        tokio::select! {
+            () = self.live() => {}
+            never = keeping => match never {},
+        }
+        self.delete().await;
+    }
+
+    /// Until the pod is to be deleted.
+    async fn live(&mut self) {
         let mut changes = self.engine.changes();
         while self.deletion.borrow().is_none() {
             changes.borrow_and_update();
@@ -89,7 +93,6 @@ impl Worker {
                 () = sleep_until(until) => {}
             }
         }
-        self.delete().await;
     }
 
     /// Tells what is new and says what to do.
@@ -97,13 +100,10 @@ impl Worker {
         let now = now();
         let observed = Observed::of(&self.pod, &*self.engine);
         let mut actual = observed.actual(&self.pod, &self.store);
-        self.state
-            .announcer
-            .look(&self.pod, &observed, &actual, now, &self.journal);
-        let failures = self.state.failures.iter();
-        actual.held = failures
-            .map(|(subject, failure)| (subject.clone(), failure.retry_at))
-            .collect();
+        let ending = self.deletion.borrow().is_some();
+        self.announcer
+            .look(&self.pod, &observed, &actual, ending, &self.journal);
+        actual.held = self.failures().held();
         plan(&self.pod, &actual, now)
     }
 
@@ -114,35 +114,30 @@ impl Worker {
         }
         let Some(subject) = step.subject() else { return };
         match self.perform(step).await {
-            Ok(()) => {
-                self.state.failures.remove(&subject);
-            }
+            Ok(()) => self.failures().succeeded(&subject),
             Err(Error::Deleted) => {}
             Err(error) => self.failed(subject, &error),
         }
     }
 
-    fn failed(&mut self, subject: Subject, error: &Error) {
-        let now = now();
-        let count = self.state.failures.get(&subject).map_or(0, |failure| failure.count);
-        let retry_at = now.saturating_add(nanos(rest(count)));
+    fn failed(&self, subject: Subject, error: &Error) {
         tracing::warn!(pod = %self.pod.name, ?subject, %error, "a step of a pod failed");
-        let container = match &subject {
-            Subject::Container(name) => Some(name.as_str()),
+        let (now, message, trouble) = (now(), error.to_string(), trouble(&subject, error));
+        let name = match &subject {
+            Subject::Container(name) => Some(name.clone()),
             Subject::Sandbox => None,
         };
+        let retry_at = self.failures().failed(subject, trouble.clone(), message.clone(), now);
         let what = Happening::Failed {
-            message: error.to_string(),
+            trouble,
+            message,
             retry_at,
         };
-        self.journal.push(now, container, what);
-        self.state.failures.insert(
-            subject,
-            Failure {
-                count: count + 1,
-                retry_at,
-            },
-        );
+        self.journal.push(now, name.as_deref(), what);
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn perform(&mut self, step: &Step) -> Result<(), Error> {
@@ -172,7 +167,11 @@ impl Worker {
         for container in self.pod.all_containers() {
             self.prepare(container).await?;
         }
-        let config = request::sandbox(&self.pod, &self.store.logs(&self.pod));
+        let dns = match self.resolv_conf.clone() {
+            Some(path) => Some(blocking(move || resolver::read(&path)).await?),
+            None => None,
+        };
+        let config = request::sandbox(&self.pod, dns, &self.store.logs(&self.pod));
         self.engine.run_sandbox(config).await?;
         Ok(())
     }
@@ -189,9 +188,14 @@ impl Worker {
         self.start(&id).await
     }
 
-    /// Starts a container. That its process could not be started is its end, which its restart policy deals with.
+    /// Starts a container. That its process could not be started, or its postStart hook failed, is its end, which its
+    /// restart policy deals with. A pod that is to be deleted waits for no hook; its stop ends that.
     async fn start(&self, id: &Id) -> Result<(), Error> {
-        let started = self.engine.start_container(id).await;
+        let mut deletion = self.deletion.clone();
+        let started = tokio::select! {
+            started = self.engine.start_container(id) => started,
+            _ = deletion.wait_for(Option::is_some) => return Err(Error::Deleted),
+        };
         let ended = |view: pod::ContainerView| view.id == *id && matches!(view.record.state, ContainerState::Exited(_));
         match started {
             Err(error) if self.engine.containers().into_iter().any(ended) => {
@@ -216,11 +220,13 @@ impl Worker {
             PullPolicy::Always => false,
             PullPolicy::IfNotPresent | PullPolicy::Never => self.engine.has_image(image).await?,
         };
+        let mut took = None;
         if !present {
             if container.pull == PullPolicy::Never {
                 return Err(Error::NeverPulled(image.clone()));
             }
             tell(Happening::Pulling { image: image.clone() });
+            let begin = Instant::now();
             let mut deletion = self.deletion.clone();
             tokio::select! {
                 pulled = self.engine.pull(image) => {
@@ -228,10 +234,11 @@ impl Worker {
                 }
                 _ = deletion.wait_for(Option::is_some) => return Err(Error::Deleted),
             }
+            took = Some(begin.elapsed());
         }
         tell(Happening::Pulled {
             image: image.clone(),
-            present,
+            took,
         });
         Ok(())
     }
@@ -247,6 +254,7 @@ impl Worker {
                 now(),
                 None,
                 Happening::Failed {
+                    trouble: Trouble::Deletion,
                     message: error.to_string(),
                     retry_at,
                 },
@@ -293,12 +301,29 @@ impl Worker {
     }
 }
 
-fn rest(count: u32) -> Duration {
-    FIRST_REST.saturating_mul(1 << count.min(16)).min(LAST_REST)
+/// What a step that failed so was about.
+fn trouble(subject: &Subject, error: &Error) -> Trouble {
+    match (subject, error) {
+        (Subject::Sandbox, _) => Trouble::Sandbox,
+        (_, Error::NeverPulled(image)) => Trouble::NeverPulled { image: image.clone() },
+        (_, Error::Pull { image, .. }) => Trouble::Image { image: image.clone() },
+        (Subject::Container(_), _) => Trouble::Container,
+    }
 }
 
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+/// Writes what a pod's events come to, a little after each change.
+async fn keep_events(store: Store, pod: Arc<Pod>, journal: Arc<Journal>) -> Infallible {
+    let mut changes = journal.changes();
+    loop {
+        // Its sender lives in the journal.
+        changes.changed().await.ok();
+        tokio::time::sleep(KEEP_EVENTS_AFTER).await;
+        changes.borrow_and_update();
+        // Small and not synced. Written here and now, it cannot come after the pod's directory is gone.
+        if let Err(error) = store.keep_events(&pod, &journal.table()) {
+            tracing::warn!(pod = %pod.name, %error, "cannot keep a pod's events");
+        }
+    }
 }
 
 /// Never, without a time.

@@ -122,6 +122,20 @@ pub enum Reason {
     StartError,
     /// Nobody can know any more how it ended; the code is 255.
     Unknown,
+    /// berth ended it: its liveness probe failed.
+    LivenessProbeFailed,
+    /// berth ended it: its startup probe failed.
+    StartupProbeFailed,
+    /// berth ended it: its postStart hook failed.
+    FailedPostStartHook,
+}
+
+/// Why berth itself ends a container. Recorded before the first thing that is done about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    pub reason: Reason,
+    /// What the probe or the hook said.
+    pub message: String,
 }
 
 impl Reason {
@@ -132,6 +146,9 @@ impl Reason {
             Self::OomKilled => "OOMKilled",
             Self::StartError => "StartError",
             Self::Unknown => "Unknown",
+            Self::LivenessProbeFailed => "LivenessProbeFailed",
+            Self::StartupProbeFailed => "StartupProbeFailed",
+            Self::FailedPostStartHook => "FailedPostStartHook",
         }
     }
 }
@@ -154,6 +171,25 @@ impl Exit {
             code,
             reason,
             message: String::new(),
+        }
+    }
+
+    /// The same end with the cause that berth had for it. The code stays what it was, and so do two reasons: a kill
+    /// for memory must be told as one (CRI), and of an unknown end nobody knows whether the cause had come about.
+    pub fn because(self, ending: Option<&Ending>) -> Self {
+        match (ending, self.reason) {
+            (None, _) => self,
+            (Some(ending), Reason::OomKilled | Reason::Unknown) => {
+                let parts = [self.message.as_str(), ending.reason.as_str(), ending.message.as_str()];
+                let said: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+                let message = said.join(": ");
+                Self { message, ..self }
+            }
+            (Some(ending), _) => Self {
+                reason: ending.reason,
+                message: ending.message.clone(),
+                ..self
+            },
         }
     }
 
@@ -180,5 +216,40 @@ mod tests {
         assert_eq!((exit.started_at, exit.finished_at), (5, 5));
         let exit = Exit::with_code(3, 5, 0, false);
         assert_eq!((exit.started_at, exit.finished_at), (3, 5));
+    }
+
+    #[test]
+    fn a_cause_is_told_with_the_true_code() {
+        let ending = Ending {
+            reason: Reason::LivenessProbeFailed,
+            message: "HTTP probe failed with statuscode: 500".to_owned(),
+        };
+        for code in [0, 137] {
+            let exit = Exit::with_code(1, 2, code, false).because(Some(&ending));
+            assert_eq!((exit.code, exit.reason), (code, Reason::LivenessProbeFailed));
+            assert_eq!(exit.message, ending.message);
+        }
+        let plain = Exit::with_code(1, 2, 3, false);
+        assert_eq!(plain.clone().because(None), plain);
+    }
+
+    #[test]
+    fn no_cause_hides_a_kill_for_memory_or_an_unknown_end() {
+        let ending = Ending {
+            reason: Reason::FailedPostStartHook,
+            message: "it said no".to_owned(),
+        };
+        let oom = Exit::with_code(1, 2, 137, true).because(Some(&ending));
+        assert_eq!(
+            (oom.reason, &*oom.message),
+            (Reason::OomKilled, "FailedPostStartHook: it said no")
+        );
+        let unknown = Exit::unknown(1, 2).because(Some(&ending));
+        assert_eq!((unknown.reason, unknown.code), (Reason::Unknown, 255));
+        assert!(
+            unknown.message.ends_with("FailedPostStartHook: it said no"),
+            "{}",
+            unknown.message
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! What happens to a container, in the kubelet's words (pkg/kubelet/events): what `kubectl describe` would show.
 
+use serde::{Deserialize, Serialize};
+
 use super::Id;
 
 /// Kubernetes' types of events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Severity {
     Normal,
     Warning,

@@ -7,6 +7,7 @@
 pub mod causes;
 pub mod container;
 pub mod event;
+pub mod expand;
 pub mod id;
 pub mod image;
 pub mod names;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Id;
-use super::container::{ContainerConfig, ContainerState, User};
+use super::container::{ContainerConfig, ContainerState, Ending, User};
 use super::sandbox::{Owner, SandboxConfig, SandboxState};
 
 /// The version that this berth writes.
@@ -60,4 +60,7 @@ pub struct ContainerRecord {
     /// Nanoseconds since the Unix epoch.
     pub created_at: i64,
     pub state: ContainerState,
+    /// Why berth is ending it, or has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
 }

@@ -123,6 +123,7 @@ impl Core {
                 cgroup,
                 created_at: now(),
                 state: ContainerState::Created,
+                ending: None,
                 config,
             };
             self.record_container(id, record, &spec, handler, &image).await

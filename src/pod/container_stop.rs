@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::error::Error;
 use super::operation::owned;
 use super::registry::Container;
-use super::{Core, Pods};
+use super::{ContainerView, Core, Pods};
 use crate::containerd;
 use crate::failpoint::effect;
-use crate::model::container::ContainerState;
+use crate::model::container::{ContainerState, Ending};
 use crate::model::security::PidMode;
 use crate::model::{Id, Signal};
 
@@ -23,6 +23,48 @@ impl Pods {
         let (core, container) = (Arc::clone(&self.0), self.0.registry.container(id)?);
         owned(async move { core.stop_container_of(&container, grace).await }).await
     }
+
+    /// Waits for a start that is under way, so that what is decided next is about what came of it.
+    pub async fn settled(&self, id: &Id) -> Result<(), Error> {
+        let container = self.0.registry.container(id)?;
+        self.0.settled(&container).await;
+        Ok(())
+    }
+
+    /// Records why a running container is about to be ended, for its status once it has. The first cause stays. Whether
+    /// it runs, and had none.
+    pub async fn note_ending(&self, id: &Id, ending: Ending) -> Result<bool, Error> {
+        let (core, container) = (Arc::clone(&self.0), self.0.registry.container(id)?);
+        owned(async move {
+            let record = container.record();
+            if record.ending.is_some() || !matches!(record.state, ContainerState::Running { .. }) {
+                return Ok(false);
+            }
+            let note = || core.change_container(&container, |record| record.ending = Some(ending.clone()));
+            core.until_containerd(|| effect("container.ending", note())).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The container `id`, if it runs.
+    ///
+    /// # Errors
+    /// `WrongState` if it does not.
+    pub fn must_run(&self, id: &Id) -> Result<ContainerView, Error> {
+        let container = self.0.registry.container(id)?;
+        match container.state() {
+            ContainerState::Running { .. } => Ok(self.0.view(&container)),
+            _ => Err(container.wrong_state("it must run")),
+        }
+    }
+
+    /// Waits until a container does not run (any more).
+    pub async fn ended(&self, id: &Id) {
+        if let Ok(container) = self.0.registry.container(id) {
+            container.ended().await;
+        }
+    }
 }
 
 impl Core {
@@ -32,9 +74,7 @@ impl Core {
         grace: Duration,
     ) -> Result<(), Error> {
         // A start in progress is awaited, so that it cannot run what was just stopped.
-        if let Ok(sandbox) = self.registry.sandbox(&container.record().sandbox) {
-            drop(sandbox.claim.lock().await);
-        }
+        self.settled(container).await;
         if !matches!(container.state(), ContainerState::Running { .. }) {
             return Ok(());
         }
@@ -52,6 +92,12 @@ impl Core {
                 id: container.id.clone(),
                 after: DEATH,
             }),
+        }
+    }
+
+    async fn settled(&self, container: &Container) {
+        if let Ok(sandbox) = self.registry.sandbox(&container.record().sandbox) {
+            drop(sandbox.claim.lock().await);
         }
     }
 

@@ -46,6 +46,12 @@ pub enum Error {
     },
     #[error("the command did not end within {} s and was killed", .0.as_secs_f64())]
     ExecTimeout(Duration),
+    /// A probe as a command could not be made; nothing is known about the container.
+    #[error("cannot probe: {0}")]
+    Probe(String),
+    /// A hook of the container's, which was part of what was asked for, did not succeed.
+    #[error("the {hook} hook failed: {message}")]
+    Hook { hook: &'static str, message: String },
     #[error("container {id:?} did not end within {} s of SIGKILL", after.as_secs())]
     WillNotDie { id: Id, after: Duration },
     #[error("cannot start container {id:?}: {source}")]

@@ -94,8 +94,11 @@ impl Core {
                 None => Exit::unknown(started_at, now()),
             };
             self.close_log(id, &record, DRAIN).await;
-            let record =
-                || self.change_container(container, |record| record.state = ContainerState::Exited(exit.clone()));
+            let record = || {
+                self.change_container(container, |record| {
+                    record.state = ContainerState::Exited(exit.clone().because(record.ending.as_ref()));
+                })
+            };
             self.until_containerd(|| effect("container.exited", record())).await?;
         }
         let gone = self.clear(container).await;

@@ -10,6 +10,7 @@
 //! * A sandbox's `claim` is held by whoever changes what the sandbox is made of, never while waiting for an exit.
 //! * One task per running container waits for its end ([`exit`]); what containerd's Tasks.Wait says is the truth.
 
+mod command;
 mod container_create;
 mod container_remove;
 mod container_start;
@@ -43,9 +44,11 @@ use crate::model::record::{ContainerRecord, SandboxRecord};
 use crate::network::Network;
 use crate::{oci, sys};
 
+pub use command::{Exec, cut};
 pub use error::{Error, Kind};
 pub use exec::{ExecOutput, ExecResult, MAX_OUTPUT};
-use operation::Operations;
+use operation::Key;
+pub use operation::{Operations, owned};
 use paths::Paths;
 use registry::Registry;
 pub use shims::ShimSettings;
@@ -63,7 +66,7 @@ struct Core {
     settings: Settings,
     paths: Paths,
     registry: Registry,
-    operations: Operations,
+    operations: Operations<Key>,
     shims: Shims,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::Future;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -12,22 +13,28 @@ use super::error::Error;
 use super::registry::Name;
 use crate::model::Id;
 
-/// What a running operation makes or starts; a second one of the same key joins the first.
+/// What a running operation of a pod makes or starts; a second one of the same key joins the first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     Make(Name),
     Start(Id),
 }
 
-type Outcome = Option<Result<Id, Arc<Error>>>;
+/// None: it is not known yet.
+pub type Outcome = Option<Result<Id, Arc<Error>>>;
 
-/// The operations that others can join.
-#[derive(Default)]
-pub(super) struct Operations(Arc<Mutex<HashMap<Key, watch::Receiver<Outcome>>>>);
+/// The operations that others can join, by what tells them apart.
+pub struct Operations<K>(Arc<Mutex<HashMap<K, watch::Receiver<Outcome>>>>);
 
-impl Operations {
+impl<K> Default for Operations<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash + Send + 'static> Operations<K> {
     /// Runs `work` as the operation `key`, or waits for the one that runs already.
-    pub async fn joined<F>(&self, key: Key, work: F) -> Result<Id, Error>
+    pub async fn joined<F>(&self, key: K, work: F) -> Result<Id, Error>
     where
         F: Future<Output = Result<Id, Error>> + Send + 'static,
     {
@@ -40,7 +47,8 @@ impl Operations {
         outcome.expect("it was waited for").map_err(Error::Shared)
     }
 
-    fn begin<F>(&self, key: Key, work: F) -> watch::Receiver<Outcome>
+    /// The same without waiting: where its outcome will be.
+    pub fn begin<F>(&self, key: K, work: F) -> watch::Receiver<Outcome>
     where
         F: Future<Output = Result<Id, Error>> + Send + 'static,
     {
@@ -62,7 +70,7 @@ impl Operations {
 }
 
 /// Runs `work` as a task of the daemon's; dropping the returned future does not end it.
-pub(super) async fn owned<T, F>(work: F) -> Result<T, Error>
+pub async fn owned<T, F>(work: F) -> Result<T, Error>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, Error>> + Send + 'static,

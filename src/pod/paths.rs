@@ -78,6 +78,11 @@ impl Paths {
         self.container(id).join("exec")
     }
 
+    /// Files of what probes and hooks have come to, one per container that has any. They stay until it is removed.
+    pub fn lifecycle(&self) -> PathBuf {
+        self.state.join("lifecycle")
+    }
+
     /// The cgroup of a pod whose client named no parent: berth makes and removes it.
     pub fn own_cgroup(&self, sandbox: &Id) -> String {
         format!("{}/{sandbox}", self.cgroup_root)

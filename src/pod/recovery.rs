@@ -95,7 +95,7 @@ impl Core {
             match record {
                 Ok(Record::Sandbox(record)) => {
                     self.take_name(&Name::Sandbox(record.config.name.clone()), &id);
-                    self.registry.add_sandbox(Sandbox::new(id, record));
+                    self.registry.add_sandbox(Sandbox::new(id, *record));
                     sandboxes += 1;
                 }
                 Ok(Record::Container(record)) => {

@@ -317,7 +317,7 @@ impl super::Core {
             ..sandbox.record()
         };
         self.containerd
-            .update_record(&sandbox.id, &Record::Sandbox(record))
+            .update_record(&sandbox.id, &Record::Sandbox(Box::new(record)))
             .await?;
         lock(&sandbox.record).state = state;
         self.registry.announce();

@@ -122,7 +122,7 @@ impl Core {
             host: &self.settings.host,
         })?;
         let spec = self.placed(spec, &record.shim);
-        let record = Record::Sandbox(record);
+        let record = Record::Sandbox(Box::new(record));
         let new = containerd::New {
             id: &sandbox.id,
             record: &record,

@@ -6,6 +6,7 @@
 pub mod caps;
 pub mod cgroup;
 pub mod children;
+pub mod connection;
 pub mod exec;
 pub mod fds;
 pub mod fork;

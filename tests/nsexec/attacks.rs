@@ -26,7 +26,7 @@ async fn the_program_that_comes_in_cannot_be_overwritten() {
                  l=$(readlink $p/exe 2>/dev/null); case \"$l\" in ''|/bin/*) ;; *) \
                  echo \"$l\" >>/seen; (echo x >$p/exe) 2>/dev/null && echo \"$l\" >>/written; esac; done; done";
     let container = pod.start(shell("c", watch)).await;
-    let program = fs::read(binary(&house)).map(|bytes| Sha256::digest(bytes)).unwrap();
+    let program = fs::read(binary(&house)).map(Sha256::digest).unwrap();
     for _ in 0..100 {
         assert_eq!(container.exec(&["true"], 20).await.unwrap().exit_code, 0);
         // It finds the container's loader missing, or itself without a word to obey.
@@ -43,10 +43,7 @@ async fn the_program_that_comes_in_cannot_be_overwritten() {
             .all(|line| line.starts_with("/memfd:berth-exec") || !line.contains("shim")),
         "{seen}"
     );
-    assert_eq!(
-        fs::read(binary(&house)).map(|bytes| Sha256::digest(bytes)).unwrap(),
-        program
-    );
+    assert_eq!(fs::read(binary(&house)).map(Sha256::digest).unwrap(), program);
     let helper = house.berth.exec_helper_pid().unwrap();
     let exe = format!("/proc/{helper}/exe");
     assert_eq!(

@@ -59,11 +59,21 @@ impl Berth {
 
     /// The same with further arguments of `berth serve`.
     pub async fn start_with(arguments: &[&str]) -> Self {
+        Self::start_as(arguments, "").await
+    }
+
+    /// The same with further sections in its configuration.
+    pub async fn start_configured(sections: &str) -> Self {
+        Self::start_as(&[], sections).await
+    }
+
+    async fn start_as(arguments: &[&str], sections: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("berth-test-")
             .tempdir_in("/var/tmp")
             .unwrap();
-        fs::write(dir.path().join("config.toml"), configuration(dir.path())).unwrap();
+        let config = configuration(dir.path()) + sections;
+        fs::write(dir.path().join("config.toml"), config).unwrap();
         let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
         let mut berth = Self {
             dir,
@@ -260,12 +270,13 @@ impl Berth {
     }
 
     fn import_busybox(&self) {
-        let archive = self.path("busybox.tar");
-        fs::write(
-            &archive,
-            super::image::docker_archive(&super::image::busybox(), &[BUSYBOX]),
-        )
-        .unwrap();
+        self.import(&super::image::busybox(), BUSYBOX);
+    }
+
+    /// Gives the daemon an image.
+    pub fn import(&self, image: &super::image::Image, reference: &str) {
+        let archive = self.path("image.tar");
+        fs::write(&archive, super::image::docker_archive(image, &[reference])).unwrap();
         self.run(&["image", "import", archive.to_str().unwrap()]);
     }
 
@@ -289,7 +300,7 @@ impl Berth {
                 .filter(|point| point.starts_with(&own) && **point != netns)
                 .map(|point| format!("mount {point}")),
         );
-        for directory in ["netns", "state/sandboxes", "state/containers"] {
+        for directory in ["netns", "state/sandboxes", "state/containers", "state/lifecycle"] {
             found.extend(
                 names(&self.path(directory))
                     .into_iter()

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
+use super::probes::{Annotations, probes_and_hooks};
 use crate::model::container::{ContainerConfig, ContainerState, Device, ImageRequest, Mount, Propagation};
-use crate::model::security::Namespaces;
+use crate::model::sandbox::SandboxConfig;
 use crate::model::{Refusal, Signal};
 use crate::pod::ContainerView;
 use crate::proto::runtime as pb;
 
-/// Parses `config` of CreateContainer. A container that says nothing of namespaces has its sandbox's.
-pub fn config(message: Option<&pb::ContainerConfig>, sandbox: &Namespaces) -> Result<ContainerConfig, Refusal> {
+/// Parses `config` of CreateContainer. A container that says nothing of namespaces has its sandbox's, and so it is with
+/// its probes and hooks.
+pub fn config(message: Option<&pb::ContainerConfig>, sandbox: &SandboxConfig) -> Result<ContainerConfig, Refusal> {
     let message = super::required("config", message)?;
     super::check_size("config", message)?;
     let metadata = super::required("metadata", message.metadata.as_ref())?;
@@ -21,6 +23,13 @@ pub fn config(message: Option<&pb::ContainerConfig>, sandbox: &Namespaces) -> Re
     let security = linux.security_context.unwrap_or_default();
     check_words("command", &message.command)?;
     check_words("args", &message.args)?;
+    let envs: Vec<_> = message.envs.iter().enumerate().map(env).collect::<Result<_, _>>()?;
+    let annotations = Annotations {
+        container: &message.annotations,
+        sandbox: &sandbox.annotations,
+        name: &metadata.name,
+    };
+    let (probes, hooks) = probes_and_hooks(&annotations, &envs)?;
     Ok(ContainerConfig {
         name: super::name("metadata.name", &metadata.name)?,
         attempt: metadata.attempt,
@@ -28,7 +37,7 @@ pub fn config(message: Option<&pb::ContainerConfig>, sandbox: &Namespaces) -> Re
         command: message.command.clone(),
         args: message.args.clone(),
         working_dir: working_dir(&message.working_dir)?,
-        envs: message.envs.iter().enumerate().map(env).collect::<Result<_, _>>()?,
+        envs,
         mounts: message.mounts.iter().enumerate().map(mount).collect::<Result<_, _>>()?,
         devices: message
             .devices
@@ -43,9 +52,10 @@ pub fn config(message: Option<&pb::ContainerConfig>, sandbox: &Namespaces) -> Re
         stdin_once: message.stdin_once,
         tty: message.tty,
         resources: super::resources("linux.resources", &linux.resources.unwrap_or_default())?,
-        security: super::security::security("linux.security_context", &security, sandbox)?,
+        security: super::security::security("linux.security_context", &security, &sandbox.namespaces)?,
         stop_signal: stop_signal(message.stop_signal)?,
-        ..ContainerConfig::default()
+        probes,
+        hooks,
     })
 }
 

@@ -1,7 +1,9 @@
 //! Protobuf into the model and back. Parsing checks a request whole; what it refuses it names by its field.
 
 pub mod container;
+pub mod health;
 pub mod image;
+mod probes;
 pub mod sandbox;
 mod security;
 

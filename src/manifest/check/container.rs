@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::Check;
-use crate::manifest::expand::expand;
 use crate::manifest::pod::{Amounts, Container, Port, PullPolicy, Security, Volume, VolumeMount};
 use crate::manifest::quantity::Quantity;
 use crate::manifest::{names, wire};
+use crate::model::expand::expand;
 use crate::model::sandbox::Protocol;
 use crate::model::security::Capabilities;
 
@@ -29,7 +29,12 @@ impl Check {
         checked
     }
 
-    fn container(&mut self, path: &str, wire: wire::Container, of_pod: &Security, volumes: &[Volume]) -> Container {
+    fn container(&mut self, path: &str, mut wire: wire::Container, of_pod: &Security, volumes: &[Volume]) -> Container {
+        let probes = [
+            wire.liveness_probe.take(),
+            wire.readiness_probe.take(),
+            wire.startup_probe.take(),
+        ];
         let name = self.name(&format!("{path}.name"), wire.name, names::label);
         let image = self.required(&format!("{path}.image"), wire.image);
         if image.trim() != image {
@@ -62,7 +67,12 @@ impl Check {
                 .collect()
         };
         let (requests, limits) = self.resources(&format!("{path}.resources"), wire.resources.unwrap_or_default());
+        let ports = self.ports(path, wire.ports.unwrap_or_default());
+        let mut probes = self.probes(path, probes, &ports);
+        probes.expand(value);
         Container {
+            probes,
+            hooks: self.hooks(path, wire.lifecycle, &ports),
             command: expanded(wire.command),
             args: expanded(wire.args),
             name,
@@ -70,7 +80,7 @@ impl Check {
             pull,
             working_dir: wire.working_dir.unwrap_or_default(),
             env,
-            ports: self.ports(path, wire.ports.unwrap_or_default()),
+            ports,
             mounts: self.mounts(path, wire.volume_mounts.unwrap_or_default(), volumes),
             requests,
             limits,

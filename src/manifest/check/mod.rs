@@ -2,6 +2,7 @@
 
 mod container;
 mod pod;
+mod probes;
 
 use std::collections::BTreeSet;
 

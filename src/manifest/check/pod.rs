@@ -51,6 +51,7 @@ impl Check {
         let volumes = self.volumes(spec.volumes.unwrap_or_default());
         let mut seen = BTreeSet::new();
         let init = spec.init_containers.unwrap_or_default();
+        self.no_probes_nor_hooks(&init);
         let init = self.containers("spec.initContainers", init, &security, &volumes, &mut seen);
         let containers = spec.containers.unwrap_or_default();
         if containers.is_empty() {

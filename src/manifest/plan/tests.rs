@@ -79,6 +79,7 @@ impl Node {
                     started_at: self.now,
                     finished_at: self.now,
                     code,
+                    failed: code != 0,
                 };
             }
         }
@@ -97,6 +98,7 @@ impl Node {
                 started_at: self.now,
                 finished_at: self.now + 1,
                 code,
+                failed: code != 0,
             };
         }
     }
@@ -229,7 +231,7 @@ proptest! {
                     match init {
                         Some(at) => {
                             let (started_at, finished_at) = (node.now, node.now + 1);
-                            node.actual.runs[at].state = RunState::Exited { started_at, finished_at, code: 0 };
+                            node.actual.runs[at].state = RunState::Exited { started_at, finished_at, code: 0, failed: false };
                         }
                         None => break,
                     }
@@ -273,6 +275,7 @@ fn exited(name: &str, attempt: u32, delay_s: u64, ran: i64, code: i32) -> Run {
         started_at: SECOND,
         finished_at: SECOND + ran,
         code,
+        failed: code != 0,
     };
     Run {
         id: Id::random(),
@@ -349,14 +352,39 @@ fn a_failed_init_container_ends_a_pod_that_is_never_restarted_and_is_repeated_ot
 }
 
 #[test]
-fn a_superseded_run_is_forgotten() {
-    let actual = with(vec![exited("m0", 0, 0, 1, 1), exited("m0", 1, 10, 1, 1)]);
-    let steps = plan(&pod(0, 1, "Always"), &actual, 2 * SECOND);
+fn a_run_is_forgotten_once_two_have_followed() {
+    let runs = vec![
+        exited("m0", 0, 0, 1, 1),
+        exited("m0", 1, 10, 1, 1),
+        exited("m0", 2, 10, 1, 1),
+    ];
+    let pod = pod(0, 1, "Always");
+    assert_eq!(
+        plan(&pod, &with(runs[..2].to_vec()), 2 * SECOND),
+        [Step::Wait { until: 11 * SECOND + 1 }]
+    );
+    let steps = plan(&pod, &with(runs.clone()), 2 * SECOND);
     let Step::Forget { id, .. } = &steps[0] else {
         panic!("{steps:?}")
     };
-    assert_eq!(*id, actual.runs[0].id);
+    assert_eq!(*id, runs[0].id);
     assert_eq!(steps[1], Step::Wait { until: 11 * SECOND + 1 });
+}
+
+#[test]
+fn what_its_probes_ended_is_restarted_on_failure_whatever_its_code() {
+    let mut run = exited("m0", 0, 0, 1, 0);
+    let RunState::Exited { failed, .. } = &mut run.state else {
+        unreachable!()
+    };
+    *failed = true;
+    let actual = with(vec![run]);
+    let launches = |restart| {
+        let steps = plan(&pod(0, 1, restart), &actual, 2 * SECOND);
+        steps.iter().any(|step| matches!(step, Step::Launch { .. }))
+    };
+    assert_eq!(["Always", "OnFailure", "Never"].map(launches), [true, true, false]);
+    assert_eq!(phase(&pod(0, 1, "Never"), &actual), Phase::Succeeded);
 }
 
 #[test]

@@ -1,9 +1,18 @@
 //! Probes and hooks of a container: Kubernetes' `Probe` and `LifecycleHandler` (core/v1), checked and with their
 //! defaults, and what comes of them.
 
+mod check;
+mod commands;
+mod describe;
+#[cfg(test)]
+mod tests;
+pub mod wire;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use check::{Ports, Problems, check_hook, check_hooks, check_probe, parse_hook, parse_probe};
 
 /// Kubernetes' three kinds of probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -16,6 +25,15 @@ pub enum ProbeKind {
 
 impl ProbeKind {
     pub const ALL: [Self; 3] = [Self::Liveness, Self::Readiness, Self::Startup];
+
+    /// In lower case, as in Kubernetes' metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Liveness => "liveness",
+            Self::Readiness => "readiness",
+            Self::Startup => "startup",
+        }
+    }
 
     /// As the kubelet's events begin: `Liveness probe failed: …`.
     pub fn title(self) -> &'static str {
