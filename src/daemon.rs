@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
@@ -43,6 +43,9 @@ use crate::{netns, oci, probe, sys};
 
 /// How long running calls may go on after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long the lock may outlive a berth that was killed: a program that it was about to start holds it, too, until it
+/// is executed.
+const UNLOCKED: Duration = Duration::from_secs(2);
 /// A kubelet sends and takes messages of up to 16 MiB.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -159,8 +162,16 @@ fn instance(root: &Path) -> Result<String, Error> {
 
 fn lock(root: &Path) -> Result<Flock<fs::File>, Error> {
     let path = root.join("lock");
-    let lock = fs::File::create(&path).map_err(file("cannot make", &path))?;
-    Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| Error::RootInUse(root.to_owned()))
+    let mut lock = fs::File::create(&path).map_err(file("cannot make", &path))?;
+    let deadline = Instant::now() + UNLOCKED;
+    loop {
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err(_) if Instant::now() > deadline => return Err(Error::RootInUse(root.to_owned())),
+            Err((again, _)) => lock = again,
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 async fn listen(socket: &Path) -> Result<UnixListener, Error> {
