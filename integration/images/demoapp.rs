@@ -5,7 +5,8 @@
 //! * `GET /livez` and `GET /readyz` answer `OK`, or with status 506 and 507 whatever was posted there last
 //!   (`POST livez=fail` to `/livez`, `POST readyz=fail` to `/readyz`; posting `OK` heals).
 //! * It listens on `HOST`:`PORT` of its environment, by default 0.0.0.0:80.
-//! * It ends on SIGTERM even as PID 1, which has no default actions: it installs a handler.
+//! * It ends on SIGTERM even as PID 1, which has no default actions: it installs a handler, which says by its PID who sent
+//!   the signal; 0 is somebody outside of its PID namespace.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -206,18 +207,62 @@ fn hostname() -> String {
 
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
+/// The handler is told who sent the signal (sigaction(2)).
+const SA_SIGINFO: i32 = 4;
+
+/// glibc's `struct sigaction`, the same for x86_64 and aarch64.
+#[repr(C)]
+struct Action {
+    handler: extern "C" fn(i32, *const Info, *const u8),
+    mask: [u64; 16],
+    flags: i32,
+    restorer: usize,
+}
+
+/// The beginning of `siginfo_t`, as it is for a signal that a process has sent.
+#[repr(C)]
+struct Info {
+    number: i32,
+    errno: i32,
+    code: i32,
+    padding: i32,
+    sender: i32,
+}
 
 unsafe extern "C" {
-    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
+    fn sigaction(number: i32, new: *const Action, old: *mut Action) -> i32;
+    fn write(descriptor: i32, bytes: *const u8, length: usize) -> isize;
     fn _exit(code: i32) -> !;
 }
 
-extern "C" fn stop(_signal: i32) {
+extern "C" fn stop(number: i32, info: *const Info, _context: *const u8) {
+    // SAFETY: with SA_SIGINFO the kernel hands over a siginfo_t.
+    let sender = unsafe { (*info).sender };
+    // No formatting here, which would allocate: signal-safety(7).
+    say(if number == SIGTERM { b"demoapp: SIGTERM" } else { b"demoapp: SIGINT" });
+    say(b" from process ");
+    let (mut digits, mut at, mut rest) = ([0; 10], 10, sender.unsigned_abs());
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789"[(rest % 10) as usize];
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    say(&digits[at..]);
+    say(b"\n");
     // SAFETY: _exit is async-signal-safe (signal-safety(7)) and takes any code.
     unsafe { _exit(0) }
 }
 
+fn say(bytes: &[u8]) {
+    // SAFETY: write is async-signal-safe, and the bytes are there.
+    unsafe { write(1, bytes.as_ptr(), bytes.len()) };
+}
+
 fn stop_on(number: i32) {
-    // SAFETY: `stop` has the signature of a handler and calls only what is async-signal-safe.
-    unsafe { signal(number, stop) };
+    let action = Action { handler: stop, mask: [0; 16], flags: SA_SIGINFO, restorer: 0 };
+    // SAFETY: the action is one that sigaction takes, and its handler calls only what is async-signal-safe.
+    unsafe { sigaction(number, &action, std::ptr::null_mut()) };
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -43,17 +43,21 @@ impl Answer {
     }
 }
 
-/// A server on loopback.
+/// A server, on loopback unless it is told otherwise.
 pub struct Fake {
-    port: u16,
+    address: SocketAddr,
     over: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Fake {
     pub fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        Self::start_at(([127, 0, 0, 1], 0).into(), answer)
+    }
+
+    pub fn start_at(address: SocketAddr, answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
         let (over, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Request>>>::default());
         let (over_there, seen_there, answer) = (over.clone(), seen.clone(), Arc::new(answer));
         std::thread::spawn(move || {
@@ -65,11 +69,11 @@ impl Fake {
                 std::thread::spawn(move || serve(stream, &*answer, &seen, &over));
             }
         });
-        Self { port, over, seen }
+        Self { address, over, seen }
     }
 
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     /// All requests so far.
@@ -81,7 +85,7 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
     }
 }
 
