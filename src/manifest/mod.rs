@@ -11,6 +11,9 @@
 //! is made and until everything of it is gone; what has come of it is in the core's records alone. So a berth that
 //! was killed at any instant goes on where it was.
 //!
+//! What happens is streamed to whoever runs the pod and counted in the kubelet's words ([`events`], [`words`],
+//! [`table`]); what its probes and hooks do comes from the lifecycle, through the [`engine`].
+//!
 //! Deliberately absent: a Succeeded container of an `OnFailure` pod runs again when the whole sandbox is lost (a boot
 //! of the node), and logs are not rotated.
 
