@@ -314,6 +314,8 @@ fn trouble(subject: &Subject, error: &Error) -> Trouble {
 /// Writes what a pod's events come to, a little after each change.
 async fn keep_events(store: Store, pod: Arc<Pod>, journal: Arc<Journal>) -> Infallible {
     let mut changes = journal.changes();
+    // What was told before this was first polled is to be written, too.
+    changes.mark_changed();
     loop {
         // Its sender lives in the journal.
         changes.changed().await.ok();
