@@ -99,6 +99,8 @@ enum Source {
 pub fn serve(files: Option<u64>, ignore_cancellation: bool) -> io::Result<()> {
     let (listener, lifeline) = (exec::inherited(LISTENER)?, exec::inherited(LIFELINE)?);
     process::not_dumpable()?;
+    // It was executed by the number of a descriptor.
+    nix::sys::prctl::set_name(c"berth-exec")?;
     process::restore_spawned_signals(ignore_cancellation)?;
     crate::sys::memory::be_frugal(1);
     let signals = SigSet::from_iter([Signal::SIGCHLD]);
