@@ -47,6 +47,8 @@ async fn status_has_both_conditions_and_the_handlers_and_when_verbose_the_config
     assert_eq!(config["root"], house.berth.path("root").display().to_string());
     // critest looks on which file system this is (its user namespace specs).
     assert_eq!(config["stateDir"], house.berth.path("root").display().to_string());
+    let execs: serde_json::Value = serde_json::from_str(&verbose.info["execs"]).unwrap();
+    assert_eq!(execs, serde_json::json!({"runc": "nsexec"}));
 }
 
 #[tokio::test]

@@ -180,6 +180,36 @@ async fn a_command_that_does_not_exist_is_said_so() {
     pod.remove().await;
 }
 
+/// Where it is not known that a container can be joined, containerd runs the command, and Status says so.
+#[tokio::test]
+async fn a_container_of_an_unknown_runtime_has_its_commands_run_by_that_runtime() {
+    let house = house().await;
+    let status = house
+        .cri
+        .clone()
+        .status(berth::proto::runtime::StatusRequest { verbose: true })
+        .await
+        .unwrap();
+    let ways: serde_json::Value = serde_json::from_str(&status.into_inner().info["execs"]).unwrap();
+    let wanted = serde_json::json!({"runc": "nsexec", "stock": "nsexec", "other": "containerd Tasks.Exec"});
+    assert_eq!(ways, wanted);
+    let pod = house.handled(pod_config("bounds-other"), "other").await;
+    let container = pod.idle("c").await;
+    let answer = container
+        .exec(&["sh", "-c", "cat /proc/self/cgroup; exit 7"], 20)
+        .await
+        .unwrap();
+    assert_eq!(answer.exit_code, 7);
+    assert!(!String::from_utf8_lossy(&answer.stdout).contains("berth-exec-"));
+    let error = container
+        .exec(&["sh", "-c", "sleep 77401 & sleep 77402"], 1)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Code::DeadlineExceeded);
+    until("nothing of the command is left", || !any("sleep 7740")).await;
+    pod.remove().await;
+}
+
 #[tokio::test]
 async fn a_command_longer_than_a_datagram_arrives_whole() {
     let house = house().await;

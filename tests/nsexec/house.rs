@@ -1,4 +1,5 @@
-//! A daemon with two handlers: `runc` as the test run has it, and `stock`, whose containers containerd's own shim holds.
+//! A daemon with three handlers: `runc` as the test run has it, `stock`, whose containers containerd's own shim holds, and
+//! `other`, whose OCI runtime has a name that berth does not know.
 
 use std::process::{Command, Output};
 use std::sync::{Arc, Weak};
@@ -32,6 +33,10 @@ pub async fn own() -> Berth {
         text += "[handlers.runc]\n";
     }
     text += "[handlers.stock]\nruntime_type = \"io.containerd.runc.v2\"\n";
+    let other = berth.path("other-runtime");
+    let runc = Command::new("sh").args(["-c", "command -v runc"]).output().unwrap();
+    std::os::unix::fs::symlink(String::from_utf8(runc.stdout).unwrap().trim(), &other).unwrap();
+    text += &format!("[handlers.other]\nbinary = {other:?}\n");
     std::fs::write(&file, text).unwrap();
     berth.restart(&[]).await;
     berth
@@ -39,16 +44,20 @@ pub async fn own() -> Berth {
 
 pub trait Stock {
     /// A sandbox whose containers are held by containerd's shim.
-    async fn stock(&self, config: pb::PodSandboxConfig) -> Pod;
+    async fn stock(&self, config: pb::PodSandboxConfig) -> Pod {
+        self.handled(config, "stock").await
+    }
+
+    async fn handled(&self, config: pb::PodSandboxConfig, handler: &str) -> Pod;
 }
 
 impl Stock for House {
-    async fn stock(&self, mut config: pb::PodSandboxConfig) -> Pod {
+    async fn handled(&self, mut config: pb::PodSandboxConfig, handler: &str) -> Pod {
         let name = config.metadata.as_ref().unwrap().name.clone();
         config.log_directory = self.berth.path("logs").join(name).display().to_string();
         let request = pb::RunPodSandboxRequest {
             config: Some(config.clone()),
-            runtime_handler: "stock".to_owned(),
+            runtime_handler: handler.to_owned(),
         };
         let answer = self.cri.clone().run_pod_sandbox(request).await.unwrap();
         Pod {
