@@ -13,6 +13,11 @@ use crate::model::probe::ProbeKind;
 /// The kubelet's are Prometheus' default ones, in seconds.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Delays of starts are mostly far below a probe's shortest period, 10 ms; in seconds.
+const DELAYS: [f64; 15] = [
+    0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0,
+];
+
 /// How one check ended, in the kubelet's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checked {
@@ -61,19 +66,29 @@ struct Took {
     namespace: String,
 }
 
-type Histograms = Family<Took, Histogram, fn() -> Histogram>;
+/// The kinds alone: how punctual this berth is depends on no container.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    probe_type: &'static str,
+}
+
+type Histograms<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
 
 /// The metrics of all probes.
 pub struct Metrics {
     registry: Registry,
     totals: Family<Total, Counter>,
-    took: Histograms,
+    took: Histograms<Took>,
+    delays: Histograms<Kind>,
+    missed: Family<Kind, Counter>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let (mut registry, totals) = (Registry::default(), Family::default());
+        let mut registry = Registry::default();
+        let (totals, missed) = (Family::default(), Family::default());
         let took = Histograms::new_with_constructor(|| Histogram::new(BUCKETS));
+        let delays = Histograms::new_with_constructor(|| Histogram::new(DELAYS));
         registry.register(
             // Counters are written with the suffix _total.
             "prober_probe",
@@ -85,7 +100,23 @@ impl Default for Metrics {
             "Duration in seconds for a probe response",
             took.clone(),
         );
-        Self { registry, totals, took }
+        registry.register(
+            "berth_probe_start_delay_seconds",
+            "How much later than it was due a probe began",
+            delays.clone(),
+        );
+        registry.register(
+            "berth_probe_missed",
+            "Cumulative number of times that a probe was due while the one before it still ran",
+            missed.clone(),
+        );
+        Self {
+            registry,
+            totals,
+            took,
+            delays,
+            missed,
+        }
     }
 }
 
@@ -98,6 +129,15 @@ impl Metrics {
                 .get_or_create(&duration(subject, kind))
                 .observe(took.as_secs_f64());
         }
+    }
+
+    /// Counts how punctual a check was: by how much it began late, and how many were left out because of it.
+    pub fn punctuality(&self, kind: ProbeKind, late: Duration, missed: u64) {
+        let kind = Kind {
+            probe_type: kind.title(),
+        };
+        self.delays.get_or_create(&kind).observe(late.as_secs_f64());
+        self.missed.get_or_create(&kind).inc_by(missed);
     }
 
     /// Takes the series of a container that is gone away.
@@ -165,6 +205,22 @@ mod tests {
             "prober_probe_total{probe_type=\"Readiness\",result=\"failed\",container=\"app\",pod=\"web\",namespace=\"default\",pod_uid=\"uid-of-web\"} 1",
             "prober_probe_duration_seconds_count{probe_type=\"Readiness\",container=\"app\",pod=\"web\",namespace=\"default\"} 1",
             "prober_probe_duration_seconds_bucket{le=\"0.005\",probe_type=\"Readiness\",container=\"app\",pod=\"web\",namespace=\"default\"} 1",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn how_late_checks_begin_and_how_many_are_left_out_is_told_by_kind() {
+        let metrics = Metrics::default();
+        metrics.punctuality(ProbeKind::Liveness, Duration::from_micros(700), 0);
+        metrics.punctuality(ProbeKind::Liveness, Duration::from_millis(40), 2);
+        let text = metrics.text();
+        for line in [
+            "berth_probe_start_delay_seconds_bucket{le=\"0.0005\",probe_type=\"Liveness\"} 0",
+            "berth_probe_start_delay_seconds_bucket{le=\"0.001\",probe_type=\"Liveness\"} 1",
+            "berth_probe_start_delay_seconds_count{probe_type=\"Liveness\"} 2",
+            "berth_probe_missed_total{probe_type=\"Liveness\"} 2",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -161,6 +161,8 @@ impl Lifecycle {
             verdict,
             output,
             took,
+            late,
+            missed,
             ..
         } = checked;
         let (counted, text) = match verdict {
@@ -170,6 +172,7 @@ impl Lifecycle {
             Verdict::Unknown => (Counted::Unknown, Some(texts::probe_errored(kind, &output))),
         };
         self.0.metrics.count(&ward.subject, kind, counted, took);
+        self.0.metrics.punctuality(kind, late, missed);
         ward.checked(kind, LastCheck { at: now(), output });
         if let Some(text) = text {
             self.tell(ward, text);
