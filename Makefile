@@ -4,7 +4,7 @@
 #   make build      berth and containerd-shim-berth-v1, side by side in target/$(PROFILE)
 #   make test       formatting, lints, unit and integration tests
 #   make vm-smoke   the demo in a Debian 13 guest, with berth as a systemd unit
-#   make bench      berth and containerd's CRI plugin in turns; ARGS="--rounds 5" or --help
+#   make bench      berth and containerd's CRI plugin in turns; ARGS="--exec-sync", "--probes", "--rounds 5" or --help
 #   make images     the stand-in images, into target/images
 #   make tools      crictl and a containerd 2, into target/tools
 

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Measures berth and containerd's CRI plugin in turns on this machine, or with --shims our shim and containerd's; arguments go
-# to the benchmark (--help tells them). Removes what it made. Needs the CNI plugins beside what berth needs, and is worth most on
-# a machine with nothing else to do.
+# Measures berth and containerd's CRI plugin in turns on this machine: pods, with --exec-sync commands, with --probes pods that
+# are probed; or with --shims our shim and containerd's. Arguments go to the benchmark (--help tells them). Removes what it
+# made. Needs the CNI plugins beside what berth needs, and is worth most on a machine with nothing else to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin

@@ -2,15 +2,23 @@
 //!
 //! Both run the same containerd binary, the same image and the same requests. Turns alternate (berth, containerd,
 //! berth, containerd, ...), so that whatever else the machine does falls on both alike: compare figures within one run,
-//! never across runs. [`shims`] does the same to shims. Everything lives in one temporary directory and is removed at the end, also after a failure.
+//! never across runs. [`shims`] does the same to shims, [`execs`] to execs alone, and [`probes`] to pods that are probed.
+//! Everything lives in one temporary directory and is removed at the end, also after a failure.
 
+mod cgroup;
+mod cpu;
 mod cri_containerd;
+mod execs;
+mod execs_report;
+mod exposition;
 #[allow(clippy::unwrap_used, dead_code)]
 #[path = "../../tests/support/image.rs"]
 mod image;
 mod machine;
 mod own_berth;
 mod peer;
+mod probes;
+mod probes_report;
 mod report;
 mod samples;
 mod shims;
@@ -71,6 +79,15 @@ struct Options {
     /// Our shim
     #[arg(long, default_value = "target/release/containerd-shim-berth-v1")]
     shim: PathBuf,
+    /// Measure ExecSync and what it costs instead
+    #[arg(long, conflicts_with = "shims")]
+    exec_sync: bool,
+    /// Measure pods that are probed instead; on containerd the client asks for the execs
+    #[arg(long, conflicts_with_all = ["shims", "exec_sync", "null"])]
+    probes: bool,
+    /// How long each load of probes is on
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
     /// Measure containerd, or the stock shim, against a second one: every ratio should then be about 1
     #[arg(long)]
     null: bool,
@@ -85,7 +102,7 @@ async fn main() -> Outcome<()> {
     }
     let mut peers = Vec::new();
     let outcome = tokio::select! {
-        outcome = measure(&options, &directory, &mut peers) => outcome,
+        outcome = chosen(&options, &directory, &mut peers) => outcome,
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
     };
     if let Err(error) = &outcome {
@@ -98,9 +115,35 @@ async fn main() -> Outcome<()> {
         peer.end().await;
     }
     sweep::cgroups(&cgroup_parent());
-    let report = outcome?;
-    report.print();
-    report.write(&options.out)
+    outcome?.publish(&options.out)
+}
+
+/// What was measured.
+enum Measured {
+    Pods(Report),
+    Execs(execs_report::Report),
+    Probes(probes_report::Report),
+}
+
+impl Measured {
+    fn publish(&self, out: &Path) -> Outcome<()> {
+        match self {
+            Self::Pods(report) => {
+                report.print();
+                report.write(out)
+            }
+            Self::Execs(report) => report::publish("execs", &report.markdown()?, report, out),
+            Self::Probes(report) => report::publish("probes", &report.markdown()?, report, out),
+        }
+    }
+}
+
+async fn chosen(options: &Options, directory: &TempDir, peers: &mut Vec<Peer>) -> Outcome<Measured> {
+    Ok(match options {
+        Options { exec_sync: true, .. } => Measured::Execs(execs::measure(options, directory.path(), peers).await?),
+        Options { probes: true, .. } => Measured::Probes(probes::measure(options, directory.path(), peers).await?),
+        _ => Measured::Pods(measure(options, directory, peers).await?),
+    })
 }
 
 async fn shims(options: &Options, directory: &TempDir) -> Outcome<()> {

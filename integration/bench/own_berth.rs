@@ -1,6 +1,7 @@
 //! A berth with a containerd of its own.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
@@ -13,8 +14,11 @@ use crate::{Options, Outcome};
 pub async fn start(options: &Options, directory: &Path, archives: &Archives) -> Outcome<Peer> {
     fs::create_dir_all(directory)?;
     let config = directory.join("config.toml");
+    // A port that was free a moment ago.
+    let metrics = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let text = format!(
-        "[containerd]\nbinary = {:?}\n[shim]\nbinary = {:?}\n[network]\nmode = \"builtin\"\nnetns_dir = {:?}\n",
+        "[containerd]\nbinary = {:?}\n[shim]\nbinary = {:?}\n[network]\nmode = \"builtin\"\nnetns_dir = {:?}\n\
+         [metrics]\naddress = \"{metrics}\"\n",
         options.containerd,
         options.shim.canonicalize()?,
         directory.join("netns")
@@ -36,7 +40,8 @@ pub async fn start(options: &Options, directory: &Path, archives: &Archives) -> 
         .arg(&state);
     let mut daemon = Daemon::start(command, directory, leaves(&directory.canonicalize()?.join("root")))?;
     daemon.down = Some(client(&["down"]));
-    let peer = Peer::connect("berth", daemon, &socket).await?;
+    let mut peer = Peer::connect("berth", daemon, &socket).await?;
+    peer.metrics = Some(metrics);
     run(client(&["image", "import"]).arg(&archives.busybox))?;
     Ok(peer)
 }

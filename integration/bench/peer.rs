@@ -1,6 +1,7 @@
 //! One of the two that are measured: its daemon, its directory, its connection.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tonic::transport::Channel;
 
+use crate::cgroup::Cgroup;
 use crate::image::{self, Image};
 use crate::machine::{self, Memory};
 use crate::{Outcome, sweep};
@@ -48,6 +50,10 @@ impl Archives {
 pub struct Peer {
     pub name: &'static str,
     pub runtime: RuntimeServiceClient<Channel>,
+    /// Where its metrics are, if it has any.
+    pub metrics: Option<SocketAddr>,
+    /// A parent for its pods' control groups.
+    pub pods: Cgroup,
     images: ImageServiceClient<Channel>,
     daemon: Daemon,
 }
@@ -55,6 +61,8 @@ pub struct Peer {
 /// A process with its log; when dropped, it and all that lives in or from its directory go too.
 pub struct Daemon {
     child: Child,
+    /// It and all that it starts, but for containers.
+    pub cgroup: Cgroup,
     /// Everything of this peer is in here, and the path is in the command line of each of its processes.
     directory: PathBuf,
     /// A command that ends it and the processes that outlive it; SIGTERM alone is enough where there is none.
@@ -74,6 +82,7 @@ impl Peer {
     /// Waits until the daemon serves CRI on `socket`.
     pub async fn connect(name: &'static str, mut daemon: Daemon, socket: &Path) -> Outcome<Self> {
         let begin = Instant::now();
+        let pods = Cgroup::make(&format!("pods-{}", name_of(&daemon.directory)))?;
         loop {
             let channel = channel(socket);
             let (runtime, images) = (
@@ -86,6 +95,8 @@ impl Peer {
                     return Ok(Self {
                         name,
                         runtime,
+                        metrics: None,
+                        pods,
                         images,
                         daemon,
                     });
@@ -106,6 +117,11 @@ impl Peer {
     /// The last lines of its log.
     pub fn log_end(&self) -> String {
         self.daemon.log_end()
+    }
+
+    /// The control group of its daemons.
+    pub fn daemons(&self) -> &Cgroup {
+        &self.daemon.cgroup
     }
 
     /// What its processes hold, by role.
@@ -147,6 +163,7 @@ impl Daemon {
     pub fn start(mut command: Command, directory: &Path, leaves: Leaves) -> Outcome<Self> {
         use std::os::unix::process::CommandExt;
         let log = File::create(directory.join("log"))?;
+        let cgroup = Cgroup::make(&format!("daemons-{}", name_of(directory)))?;
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -155,17 +172,16 @@ impl Daemon {
         let child = command
             .spawn()
             .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
-        let directory = directory.to_owned();
-        Ok(Self {
+        let daemon = Self {
             child,
-            directory,
+            cgroup,
+            directory: directory.to_owned(),
             down: None,
             leaves,
-        })
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+        };
+        // Before it has started any process.
+        daemon.cgroup.take(daemon.child.id())?;
+        Ok(daemon)
     }
 
     fn log_end(&self) -> String {
@@ -207,6 +223,10 @@ pub fn run(command: &mut Command) -> Outcome<()> {
         return Err(format!("{}: {}: {error}", command.get_program().display(), output.status).into());
     }
     Ok(())
+}
+
+fn name_of(directory: &Path) -> std::path::Display<'_> {
+    Path::new(directory.file_name().unwrap_or_default()).display()
 }
 
 /// A connection to a unix socket, made when it is first used.

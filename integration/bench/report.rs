@@ -163,8 +163,21 @@ impl Memory {
     }
 }
 
+/// Prints a table and writes `<time>-<name>.json` and `<time>-<name>.md`.
+pub fn publish(name: &str, table: &str, figures: &impl Serialize, directory: &Path) -> Outcome<()> {
+    println!("{table}");
+    fs::create_dir_all(directory)?;
+    let time = timestamp();
+    let at = |extension| directory.join(format!("{time}-{name}.{extension}"));
+    let (json, markdown) = (at("json"), at("md"));
+    fs::write(&json, serde_json::to_vec_pretty(figures)?)?;
+    fs::write(&markdown, table)?;
+    println!("every sample: {}\nthis table: {}", json.display(), markdown.display());
+    Ok(())
+}
+
 /// The time now, as names of files have it.
-pub fn timestamp() -> String {
+fn timestamp() -> String {
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     now.replace(['-', ':'], "")
 }

@@ -5,7 +5,7 @@
 //! another. Processor time is read a moment after the reply, so that what is left for later counts too.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -47,15 +47,13 @@ struct Shim {
 /// One containerd with a root file system for everybody.
 struct Bench {
     client: Client,
-    cgroup: Cgroup,
-    _daemon: Daemon,
+    daemon: Daemon,
 }
 
 /// Measures, and removes what it made.
 pub async fn measure(options: &Options, directory: &Path) -> Outcome<Report> {
     let shims = pair(options)?;
-    let cgroup = Cgroup::make()?;
-    let bench = Bench::start(options, directory, cgroup).await?;
+    let bench = Bench::start(options, directory).await?;
     let load = machine::load()?;
     let mut samples = Samples::default();
     // The first round warms caches and is not kept.
@@ -103,7 +101,7 @@ fn pair(options: &Options) -> Outcome<[Shim; 2]> {
 }
 
 impl Bench {
-    async fn start(options: &Options, directory: &Path, cgroup: Cgroup) -> Outcome<Self> {
+    async fn start(options: &Options, directory: &Path) -> Outcome<Self> {
         let at = |name: &str| directory.join(name);
         let config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
@@ -117,8 +115,6 @@ impl Bench {
         let mut command = Command::new(&options.containerd);
         command.arg("--config").arg(at("config.toml"));
         let daemon = Daemon::start(command, directory, Leaves::default())?;
-        // Before it has started any process.
-        cgroup.take(daemon.pid())?;
         let client = Client::new(&at("containerd.sock"), NAMESPACE);
         let begin = Instant::now();
         while let Err(error) = client.version().await {
@@ -127,11 +123,7 @@ impl Bench {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let bench = Self {
-            client,
-            cgroup,
-            _daemon: daemon,
-        };
+        let bench = Self { client, daemon };
         bench.busybox().await?;
         Ok(bench)
     }
@@ -160,16 +152,16 @@ impl Bench {
     async fn turn(&self, shim: &Shim, round: usize) -> Outcome<Turn> {
         let id = format!("{}-{round}-{}", shim.name, std::process::id());
         let mut turn = Turn::new();
-        let (begin, cpu) = (Instant::now(), self.cgroup.cpu_ms()?);
+        let (begin, cpu) = (Instant::now(), self.daemon.cgroup.cpu_ms()?);
         self.up(shim, &id).await?;
         turn.push(("start", ms(begin)));
         tokio::time::sleep(SETTLE).await;
-        turn.push(("start-cpu", self.cgroup.cpu_ms()? - cpu));
-        let (begin, cpu) = (Instant::now(), self.cgroup.cpu_ms()?);
+        turn.push(("start-cpu", self.daemon.cgroup.cpu_ms()? - cpu));
+        let (begin, cpu) = (Instant::now(), self.daemon.cgroup.cpu_ms()?);
         self.down(&id).await?;
         turn.push(("stop", ms(begin)));
         tokio::time::sleep(SETTLE).await;
-        turn.push(("stop-cpu", self.cgroup.cpu_ms()? - cpu));
+        turn.push(("stop-cpu", self.daemon.cgroup.cpu_ms()? - cpu));
         Ok(turn)
     }
 
@@ -188,7 +180,7 @@ impl Bench {
             processes: 0,
             pss_kib: 0,
         };
-        for pid in self.cgroup.pids()? {
+        for pid in self.daemon.cgroup.pids()? {
             // A process that just ends has none of it.
             let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm")) else {
                 continue;
@@ -216,7 +208,7 @@ impl Bench {
             }),
             spec: Some(Any {
                 type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
-                value: spec(&self.cgroup.of_container(id)),
+                value: spec(&cgroup_of(id)),
             }),
             snapshotter: SNAPSHOTTER.to_owned(),
             snapshot_key: id.to_owned(),
@@ -294,6 +286,11 @@ fn ms(begin: Instant) -> f64 {
     begin.elapsed().as_secs_f64() * 1000.0
 }
 
+/// A container's cgroup, beside that of containerd, as a spec names it.
+fn cgroup_of(id: &str) -> String {
+    format!("{}/{id}", crate::cgroup_parent())
+}
+
 fn spec(cgroup: &str) -> Vec<u8> {
     let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({"type": kind}));
     let spec = json!({
@@ -304,47 +301,4 @@ fn spec(cgroup: &str) -> Vec<u8> {
         "linux": {"cgroupsPath": cgroup, "namespaces": namespaces},
     });
     spec.to_string().into_bytes()
-}
-
-/// The cgroup of containerd, its shims and its runtimes.
-struct Cgroup {
-    path: PathBuf,
-    is_v2: bool,
-}
-
-impl Cgroup {
-    fn make() -> Outcome<Self> {
-        let mount = Path::new("/sys/fs/cgroup");
-        let is_v2 = mount.join("cgroup.controllers").exists();
-        let hierarchy = if is_v2 { mount.to_owned() } else { mount.join("cpuacct") };
-        let path = hierarchy
-            .join(crate::cgroup_parent().trim_start_matches('/'))
-            .join("daemons");
-        fs::create_dir_all(&path)?;
-        Ok(Self { path, is_v2 })
-    }
-
-    fn take(&self, pid: u32) -> Outcome<()> {
-        Ok(fs::write(self.path.join("cgroup.procs"), pid.to_string())?)
-    }
-
-    fn pids(&self) -> Outcome<Vec<u32>> {
-        let text = fs::read_to_string(self.path.join("cgroup.procs"))?;
-        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
-    }
-
-    /// A container's cgroup, beside this one, as a spec names it.
-    fn of_container(&self, id: &str) -> String {
-        format!("{}/{id}", crate::cgroup_parent())
-    }
-
-    /// Processor time of all that ever were in it, in milliseconds.
-    fn cpu_ms(&self) -> Outcome<f64> {
-        if self.is_v2 {
-            let microseconds = field(&fs::read_to_string(self.path.join("cpu.stat"))?, "usage_usec")?;
-            return Ok(microseconds as f64 / 1e3);
-        }
-        let nanoseconds: u64 = fs::read_to_string(self.path.join("cpuacct.usage"))?.trim().parse()?;
-        Ok(nanoseconds as f64 / 1e6)
-    }
 }

@@ -1,14 +1,13 @@
 //! The report on shims: a table for people, every sample for programs.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::machine::Machine;
-use crate::report::timestamp;
+use crate::report;
 use crate::samples::Samples;
 
 const MEASURES: [(&str, &str); 4] = [
@@ -42,15 +41,7 @@ pub struct Held {
 impl Report {
     /// Prints the table and writes `<time>-shims.json` and `<time>-shims.md`.
     pub fn publish(&self, directory: &Path) -> Outcome<()> {
-        let table = self.markdown()?;
-        println!("{table}");
-        fs::create_dir_all(directory)?;
-        let at = |extension| directory.join(format!("{}-shims.{extension}", timestamp()));
-        let (json, markdown) = (at("json"), at("md"));
-        fs::write(&json, serde_json::to_vec_pretty(self)?)?;
-        fs::write(&markdown, table)?;
-        println!("every sample: {}\nthis table: {}", json.display(), markdown.display());
-        Ok(())
+        report::publish("shims", &self.markdown()?, self, directory)
     }
 
     fn markdown(&self) -> Result<String, std::fmt::Error> {

@@ -1,5 +1,6 @@
 //! The requests that both peers get, and the clock around them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -13,12 +14,16 @@ use crate::Outcome;
 use crate::peer::BUSYBOX;
 use crate::samples::Turn;
 
-type Runtime = RuntimeServiceClient<Channel>;
+pub type Runtime = RuntimeServiceClient<Channel>;
 
 /// Pods that sleep, one container each: network POD, PID mode CONTAINER, no seccomp, a log.
 pub struct Workload {
     logs: PathBuf,
     cgroup_parent: String,
+    /// Of every container.
+    pub command: Vec<String>,
+    /// Of every container.
+    pub annotations: HashMap<String, String>,
     made: AtomicUsize,
 }
 
@@ -29,7 +34,7 @@ pub struct Pod {
 }
 
 /// Reads the time since it was last read, and since it was made.
-struct Clock {
+pub struct Clock {
     begin: Instant,
     lap: Instant,
 }
@@ -39,6 +44,8 @@ impl Workload {
         Self {
             logs: directory.join("logs"),
             cgroup_parent,
+            command: ["/bin/sleep", "1000000"].map(str::to_owned).to_vec(),
+            annotations: HashMap::new(),
             made: AtomicUsize::new(0),
         }
     }
@@ -84,7 +91,7 @@ impl Workload {
     async fn start(&self, mut runtime: Runtime, turn: &mut Turn) -> Outcome<Pod> {
         let config = self.sandbox();
         std::fs::create_dir_all(&config.log_directory)?;
-        let container = container();
+        let container = self.container();
         let mut clock = Clock::start();
         let request = cri::RunPodSandboxRequest {
             config: Some(config.clone()),
@@ -106,6 +113,32 @@ impl Workload {
         turn.push(("start/start", clock.lap()));
         turn.push(("start", clock.total()));
         Ok(Pod { sandbox, container })
+    }
+
+    fn container(&self) -> cri::ContainerConfig {
+        let security = cri::LinuxContainerSecurityContext {
+            namespace_options: Some(namespaces()),
+            seccomp: Some(unconfined()),
+            ..Default::default()
+        };
+        cri::ContainerConfig {
+            metadata: Some(cri::ContainerMetadata {
+                name: "sleep".to_owned(),
+                attempt: 0,
+            }),
+            image: Some(cri::ImageSpec {
+                image: BUSYBOX.to_owned(),
+                ..Default::default()
+            }),
+            command: self.command.clone(),
+            annotations: self.annotations.clone(),
+            log_path: "sleep.log".to_owned(),
+            linux: Some(cri::LinuxContainerConfig {
+                security_context: Some(security),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
     }
 
     fn sandbox(&self) -> cri::PodSandboxConfig {
@@ -134,31 +167,6 @@ impl Workload {
     }
 }
 
-fn container() -> cri::ContainerConfig {
-    let security = cri::LinuxContainerSecurityContext {
-        namespace_options: Some(namespaces()),
-        seccomp: Some(unconfined()),
-        ..Default::default()
-    };
-    cri::ContainerConfig {
-        metadata: Some(cri::ContainerMetadata {
-            name: "sleep".to_owned(),
-            attempt: 0,
-        }),
-        image: Some(cri::ImageSpec {
-            image: BUSYBOX.to_owned(),
-            ..Default::default()
-        }),
-        command: vec!["/bin/sleep".to_owned(), "1000000".to_owned()],
-        log_path: "sleep.log".to_owned(),
-        linux: Some(cri::LinuxContainerConfig {
-            security_context: Some(security),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
 fn namespaces() -> cri::NamespaceOption {
     cri::NamespaceOption {
         network: cri::NamespaceMode::Pod.into(),
@@ -176,7 +184,8 @@ fn unconfined() -> cri::SecurityProfile {
     }
 }
 
-async fn exec_true(mut runtime: Runtime, pod: &Pod) -> Outcome<()> {
+/// Runs `/bin/true` in a pod's container.
+pub async fn exec_true(mut runtime: Runtime, pod: &Pod) -> Outcome<()> {
     let request = cri::ExecSyncRequest {
         container_id: pod.container.clone(),
         cmd: vec!["/bin/true".to_owned()],
@@ -186,6 +195,12 @@ async fn exec_true(mut runtime: Runtime, pod: &Pod) -> Outcome<()> {
     if answer.exit_code != 0 {
         return Err(format!("/bin/true ended with {}", answer.exit_code).into());
     }
+    Ok(())
+}
+
+/// Asks for nothing: what a call costs the client and the socket.
+pub async fn ask_nothing(mut runtime: Runtime) -> Outcome<()> {
+    runtime.version(cri::VersionRequest::default()).await?;
     Ok(())
 }
 
@@ -232,7 +247,7 @@ async fn stop(mut runtime: Runtime, pod: Pod, turn: &mut Turn) -> Outcome<()> {
 }
 
 impl Clock {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let now = Instant::now();
         Self { begin: now, lap: now }
     }
@@ -245,7 +260,7 @@ impl Clock {
     }
 
     /// Milliseconds since the start.
-    fn total(&self) -> f64 {
+    pub fn total(&self) -> f64 {
         self.begin.elapsed().as_secs_f64() * 1000.0
     }
 }
