@@ -59,6 +59,8 @@ struct House {
     hooks: Hooks,
     settings: Settings,
     wards: Mutex<BTreeMap<Id, Arc<Ward>>>,
+    /// Held while containers are looked at and their probes begun and ended.
+    attending: Mutex<()>,
     /// Starts whose postStart hook others can wait for.
     starts: Operations<Id>,
     events: broadcast::Sender<Event>,
@@ -92,6 +94,7 @@ impl Lifecycle {
             hooks: Hooks::new(dialer, exec),
             settings,
             wards: Mutex::default(),
+            attending: Mutex::default(),
             starts: Operations::default(),
             events: broadcast::Sender::new(EVENTS),
             changes: watch::Sender::new(0),

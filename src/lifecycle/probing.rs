@@ -41,21 +41,24 @@ impl Lifecycle {
     /// Begins the probes of containers that run now, ends those of containers that do not, and forgets containers that
     /// are gone.
     pub fn attend(&self) {
+        // One at a time, so that nobody acts on an older look at containers than somebody before.
+        let _attending = lock(&self.0.attending);
+        // Before the containers are looked at: one that was known and is not seen is gone, one that comes is not.
+        let known: Vec<Id> = lock(&self.0.wards).keys().cloned().collect();
         let views = self.0.pods.containers();
         for view in &views {
-            let runs = matches!(view.record.state, ContainerState::Running { .. });
-            match self.known(&view.id) {
-                None if runs && !view.record.config.probes.is_empty() => self.begin_probes(view),
-                Some(_) if runs => self.begin_probes(view),
-                Some(ward) => self.end_probes(&ward),
-                None => {}
+            match (&view.record.state, self.known(&view.id)) {
+                (ContainerState::Running { .. }, _) => self.begin_probes(view),
+                (ContainerState::Exited(_), Some(ward)) => self.end_probes(&ward),
+                // One that is still to be started has no probes to end.
+                _ => {}
             }
         }
         let there: BTreeSet<_> = views.iter().map(|view| &view.id).collect();
         let gone: Vec<_> = {
             let mut wards = lock(&self.0.wards);
-            let ids: Vec<Id> = wards.keys().filter(|id| !there.contains(id)).cloned().collect();
-            ids.iter().filter_map(|id| wards.remove(id)).collect()
+            let ids = known.iter().filter(|id| !there.contains(id));
+            ids.filter_map(|id| wards.remove(id)).collect()
         };
         for ward in gone {
             self.0.engine.stop(&ward.id);

@@ -382,3 +382,33 @@ async fn what_the_kubelet_runs_itself_is_not_run_a_second_time() {
     assert!(!shm.exists());
     pod.remove().await;
 }
+
+#[tokio::test]
+async fn of_containers_that_start_at_once_each_is_probed() {
+    let house = house().await;
+    let pod = house.pod("start-at-once").await;
+    let check = crate::ground::probe("true", "");
+    let mut containers = Vec::new();
+    for number in 0..8 {
+        let config = annotated(
+            &format!("c{number}"),
+            POLITE,
+            &[("readiness-probe", &check), ("post-start", &hook("true"))],
+        );
+        containers.push(pod.create(config).await);
+    }
+    let starts: Vec<_> = containers
+        .iter()
+        .map(|container| {
+            let container = container.clone();
+            tokio::spawn(async move { container.start().await })
+        })
+        .collect();
+    for start in starts {
+        start.await.unwrap().unwrap();
+    }
+    for container in &containers {
+        container.until_ready(true).await;
+    }
+    pod.remove().await;
+}
