@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -79,6 +80,7 @@ struct Helper {
     unified: Option<PathBuf>,
     /// The soft limit of open files that programs get.
     files: u64,
+    namespaces: CloneFlags,
     buffer: Vec<u8>,
 }
 
@@ -128,6 +130,7 @@ pub fn serve(files: Option<u64>, ignore_cancellation: bool) -> io::Result<()> {
         next: 0,
         unified,
         files: files.unwrap_or(soft),
+        namespaces: child::first::kinds(),
         buffer: vec![0; MAX_DATAGRAM + 1],
     };
     helper.run()
@@ -270,6 +273,7 @@ impl Helper {
                     leaf,
                     report: &report,
                     files: self.files,
+                    namespaces: self.namespaces,
                 };
                 child::main(&given, fds)
             }

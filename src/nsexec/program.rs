@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{
+    Capabilities, LinuxCapabilities, LinuxNamespaceType, PosixRlimit, PosixRlimitType, Process, Spec,
+};
 use serde::{Deserialize, Serialize};
 
 use super::seccomp;
@@ -29,6 +31,8 @@ pub struct Setting {
     process: Process,
     /// The session keyring's name; None: the node's stays.
     keyring: Option<String>,
+    /// Whether the container has a user namespace that is not the node's.
+    user_namespace: bool,
     pub filter: Option<Arc<seccomp::Filter>>,
 }
 
@@ -49,6 +53,8 @@ pub struct Program {
     pub apparmor: Option<String>,
     pub selinux: Option<String>,
     pub keyring: Option<String>,
+    /// Whether its user namespace is to be joined.
+    pub user_namespace: bool,
     pub terminal: Option<Terminal>,
 }
 
@@ -97,6 +103,13 @@ impl Setting {
         Ok(Self {
             process: process.clone(),
             keyring: new_keyring.then(|| format!("_ses.{id}")),
+            user_namespace: linux
+                .and_then(|linux| linux.namespaces().as_ref())
+                .is_some_and(|namespaces| {
+                    namespaces
+                        .iter()
+                        .any(|namespace| namespace.typ() == LinuxNamespaceType::User)
+                }),
             filter: filter.map(seccomp::shared).transpose()?,
         })
     }
@@ -131,6 +144,7 @@ impl Setting {
             apparmor: given(process.apparmor_profile()).or_else(|| given(own.apparmor_profile())),
             selinux: given(process.selinux_label()).or_else(|| given(own.selinux_label())),
             keyring: self.keyring.clone(),
+            user_namespace: self.user_namespace,
             terminal: process.terminal().unwrap_or(false).then(|| Terminal {
                 width: size.map_or(0, |size| side(size.width())),
                 height: size.map_or(0, |size| side(size.height())),

@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -71,7 +71,7 @@ pub fn run(given: &Given<'_>, fds: Vec<OwnedFd>) -> Result<u32, Failure> {
     if let Some(leaf) = given.leaf {
         leaf::write(leaf, c"tasks", b"0").map_err(Failure::of("cannot join the command's control group"))?;
     }
-    let of_user = join(given.init)?;
+    join(given.init, given.namespaces, program.user_namespace)?;
     if !program
         .env
         .iter()
@@ -87,7 +87,6 @@ pub fn run(given: &Given<'_>, fds: Vec<OwnedFd>) -> Result<u32, Failure> {
         stdio: stdio.as_ref().map(|stdio| stdio.each_ref().map(AsFd::as_fd)),
         filter: filter.as_deref().zip(filter_flags),
         report: given.report.as_fd(),
-        of_user,
     };
     // SAFETY: this process has one thread, and the second one writes nothing but `failure` for us to find.
     let pid = unsafe { fork::spawn_sibling(&mut || failure = Some(second.become_program())) };
@@ -105,11 +104,14 @@ fn filter(request: &Request, fds: &mut Vec<OwnedFd>) -> Result<Option<Vec<u8>>, 
     let file = fds
         .pop()
         .ok_or_else(|| Failure::new("the request has no seccomp filter"))?;
-    // By its own offset: others read the same file.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let mut filter = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILTER).read_to_end(&mut filter))
+    let file = File::from(file);
+    let size = file
+        .metadata()
+        .map_err(Failure::of("cannot read the seccomp filter"))?
+        .len();
+    let mut filter = vec![0; usize::try_from(size.min(MAX_FILTER)).unwrap_or_default()];
+    // Without its offset: others read the same file.
+    file.read_exact_at(&mut filter, 0)
         .map_err(Failure::of("cannot read the seccomp filter"))?;
     Ok(Some(filter))
 }
@@ -156,38 +158,31 @@ fn refuse_frozen(freezer: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// Joins the namespaces of the container's first process. Whether its user namespace is one of them.
-fn join(init: &Handle) -> Result<bool, Failure> {
-    let ended = || Failure::new("the container has ended");
-    let pid = init.pid().ok_or_else(ended)?;
-    let id = |of: &str, name: &str| fs::metadata(format!("/proc/{of}/ns/{name}")).map(|file| (file.dev(), file.ino()));
-    let mut others = CloneFlags::empty();
-    for (name, flag) in NAMESPACES {
-        let (its, own) = (id(&pid.to_string(), name), id("self", name));
-        match (its, own) {
-            (Ok(its), Ok(own)) if its == own => {}
-            // A kind that this kernel does not have.
-            (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            _ => others |= flag,
-        }
-    }
-    // What was looked at was the process that the handle is of.
-    if init.has_ended().unwrap_or(true) {
-        return Err(ended());
-    }
-    let user = others & CloneFlags::CLONE_NEWUSER;
-    match setns(init, others) {
-        Ok(()) => {}
-        Err(Errno::ESRCH) => return Err(ended()),
+/// The kinds of namespaces that this kernel has. Of those that were built out (CONFIG_TIME_NS) there is no file.
+pub fn kinds() -> CloneFlags {
+    let there = NAMESPACES
+        .iter()
+        .filter(|(name, _)| Path::new("/proc/self/ns").join(name).exists());
+    there.fold(CloneFlags::empty(), |kinds, (_, flag)| kinds | *flag)
+}
+
+/// Joins the namespaces of the container's first process, also those that are the node's, which changes nothing. But
+/// nobody can join the user namespace that he is in.
+fn join(init: &Handle, kinds: CloneFlags, user: bool) -> Result<(), Failure> {
+    let user = match user {
+        true => kinds & CloneFlags::CLONE_NEWUSER,
+        false => CloneFlags::empty(),
+    };
+    let others = kinds - CloneFlags::CLONE_NEWUSER;
+    let joined = match setns(init, others | user) {
         // Namespaces that are not the user namespace's own have to be joined with the node's power.
-        Err(Errno::EPERM) if !user.is_empty() => {
-            setns(init, others - user)
-                .and_then(|()| setns(init, user))
-                .map_err(Failure::of("cannot join the container's namespaces"))?;
-        }
-        Err(error) => return Err(Failure::of("cannot join the container's namespaces")(error)),
-    }
-    Ok(!user.is_empty())
+        Err(Errno::EPERM) if !user.is_empty() => setns(init, others).and_then(|()| setns(init, user)),
+        joined => joined,
+    };
+    joined.map_err(|error| match error {
+        Errno::ESRCH => Failure::new("the container has ended"),
+        error => Failure::of("cannot join the container's namespaces")(error),
+    })
 }
 
 /// The home directory of a user, by the container's /etc/passwd (passwd(5)), of which nothing is believed.

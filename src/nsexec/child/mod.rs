@@ -7,12 +7,14 @@
 //! the node but that memory, which nobody in the container may look into, and the socket on which its terminal goes
 //! out; that is closed before anything of the container's is looked up.
 
-mod first;
+pub mod first;
 mod second;
 mod terminal;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::sched::CloneFlags;
 
 use super::request::{Failure, Report};
 use crate::sys::fds;
@@ -27,6 +29,8 @@ pub struct Given<'a> {
     pub report: &'a OwnedFd,
     /// The soft limit of open files, where the request says nothing of it.
     pub files: u64,
+    /// The kinds of namespaces that this kernel has.
+    pub namespaces: CloneFlags,
 }
 
 /// The life of the first child.

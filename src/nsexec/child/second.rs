@@ -23,8 +23,6 @@ pub struct Second<'a> {
     /// With the flags that it is set with (seccomp(2)).
     pub filter: Option<(&'a [u8], u32)>,
     pub report: BorrowedFd<'a>,
-    /// Whether the container has a user namespace.
-    pub of_user: bool,
 }
 
 impl Second<'_> {
@@ -39,7 +37,7 @@ impl Second<'_> {
     fn try_become(&self) -> Result<std::convert::Infallible, Failure> {
         let program = self.program;
         setsid().map_err(Failure::of("cannot make a session"))?;
-        if self.of_user {
+        if program.user_namespace {
             become_root()?;
         }
         if let Some(name) = &program.keyring {

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -114,14 +114,13 @@ impl Core {
         let (stderr, its_stderr) = io::pipe().map_err(nsexec::Error::Io)?;
         let receiver = |pipe: io::PipeReader| pipe::Receiver::from_owned_fd(pipe.into()).map_err(nsexec::Error::Io);
         let (stdout, stderr) = (receiver(stdout)?, receiver(stderr)?);
-        let null = File::open("/dev/null").map_err(nsexec::Error::Io)?;
-        let stdio = [null.as_fd(), its_stdout.as_fd(), its_stderr.as_fd()];
+        let stdio = [null()?, its_stdout.as_fd(), its_stderr.as_fd()];
         let begun = direct.begin(&group, command, stdio);
         let connection = match within(deadline, begun).await {
             Some(connection) => connection?,
             None => return Err(Error::ExecTimeout(timeout.unwrap_or_default())),
         };
-        drop((null, its_stdout, its_stderr));
+        drop((its_stdout, its_stderr));
         let gone = output.clone();
         let streams = tokio::spawn(copy(stdout, stderr, output));
         let ended = async {
@@ -155,7 +154,7 @@ impl Direct {
         &self,
         group: &Group,
         command: Vec<String>,
-        stdio: [std::os::fd::BorrowedFd<'_>; 3],
+        stdio: [BorrowedFd<'_>; 3],
     ) -> Result<UnixStream, Error> {
         let process = oci::exec(self.setting.process(), command, false);
         let program = self
@@ -191,6 +190,19 @@ fn is_of(pid: u32, handle: &Handle, cgroup: &str) -> bool {
     let mut paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let found = paths.any(|path| Path::new(path).starts_with(cgroup));
     found && handle.has_ended().is_ok_and(|ended| !ended)
+}
+
+/// What commands read from.
+fn null() -> Result<BorrowedFd<'static>, nsexec::Error> {
+    static NULL: OnceLock<File> = OnceLock::new();
+    let file = match NULL.get() {
+        Some(file) => file,
+        None => {
+            let file = File::open("/dev/null").map_err(nsexec::Error::Io)?;
+            NULL.get_or_init(|| file)
+        }
+    };
+    Ok(file.as_fd())
 }
 
 /// How the command ends.
