@@ -111,7 +111,6 @@ impl pods_server::Pods for PodsFace {
         Ok(stream(|sender| async move {
             let (output, mut outputs) = mpsc::channel(QUEUE);
             let copy = async {
-                // Without a client nobody receives any more, which ends the command.
                 while let Some(output) = outputs.recv().await {
                     let what = match output {
                         ExecOutput::Stdout(bytes) => What::Stdout(bytes),
@@ -121,24 +120,22 @@ impl pods_server::Pods for PodsFace {
                 }
                 Ok(())
             };
-            let run = async {
-                tokio::select! {
-                    ended = lifecycle.exec(&id, command, None, output) => Some(ended),
-                    () = sender.gone() => None,
-                }
+            let run = async { tokio::join!(lifecycle.exec(&id, command, None, output), copy) };
+            let (ended, copied) = tokio::select! {
+                done = run => done,
+                // Then nobody receives any more, which ends the command, also one that says nothing.
+                () = sender.gone() => return Ok(()),
             };
-            let (ended, copied) = tokio::join!(run, copy);
             copied?;
             match ended {
-                Some(Ok(code)) => {
+                Ok(code) => {
                     sender
                         .send(berth::ExecResponse {
                             what: Some(What::ExitCode(code)),
                         })
                         .await
                 }
-                Some(Err(error)) => sender.fail(status(&error)).await,
-                None => Ok(()),
+                Err(error) => sender.fail(status(&error)).await,
             }
         }))
     }

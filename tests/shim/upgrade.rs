@@ -297,12 +297,9 @@ async fn logs_have_every_line_once_though_their_writer_is_upgraded() {
         assert!(logs.drain(&open.id, PATIENCE).unwrap().complete);
         let log = fs::read_to_string(open.log_path.as_ref().unwrap()).unwrap();
         let words = log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap());
-        assert!(
-            words
-                .clone()
-                .enumerate()
-                .all(|(number, words)| words == format!("line {number}"))
-        );
+        for (number, words) in words.clone().enumerate() {
+            assert_eq!(words, format!("line {number}"), "in {:?}", log.lines().nth(number));
+        }
         assert_eq!(words.count(), lines);
     }
     keeper.remove().await;
