@@ -10,8 +10,11 @@ mod sockets;
 mod tls;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+
+use tokio::sync::Semaphore;
 
 use crate::model::probe::Endpoint;
 
@@ -131,10 +134,28 @@ async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
     if host.eq_ignore_ascii_case("localhost") {
         return all(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    let found = tokio::net::lookup_host((host, port)).await;
-    let found = found.map_err(|source| Error::Lookup {
+    let failed = |source| Error::Lookup {
         host: host.to_owned(),
         source,
-    })?;
-    Ok(found.collect())
+    };
+    // A lookup goes on when nobody waits for it any more, for as long as the resolver is patient; so there are few at
+    // once, or probes of dead names would take all the threads that other work blocks in.
+    static LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST_LOOKUPS)));
+    let permit = Arc::clone(&LOOKUPS)
+        .acquire_owned()
+        .await
+        .map_err(|error| failed(io::Error::other(error)))?;
+    let name = host.to_owned();
+    let looked = tokio::task::spawn_blocking(move || {
+        let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        drop(permit);
+        found
+    });
+    looked
+        .await
+        .map_err(|error| failed(io::Error::other(error)))?
+        .map_err(failed)
 }
+
+/// Names that are looked up at once.
+const MOST_LOOKUPS: usize = 8;

@@ -28,6 +28,6 @@ pub mod seccomp;
 mod sweep;
 
 pub use client::{Connection, Error, Exec, begin, kill, receive};
-pub use program::{Program, Setting, Unsuited, is_joinable};
+pub use program::{Program, Setting, Unsuited, is_joinable, keyring};
 pub use request::{Failure, Groups, Reply};
 pub use sweep::sweep;

@@ -25,6 +25,15 @@ pub fn is_joinable(runtime: &Path) -> bool {
     ["runc", "crun", "youki"].iter().any(|known| name.starts_with(known))
 }
 
+/// The session keyring that an OCI runtime gives the container `id`: crun calls it by the id, others do as runc.
+pub fn keyring(runtime: &Path, id: &str) -> String {
+    let name = runtime.file_name().unwrap_or_default().to_string_lossy();
+    match name.starts_with("crun") {
+        true => id.to_owned(),
+        false => format!("_ses.{id}"),
+    }
+}
+
 /// What all programs in a container have in common.
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -84,9 +93,9 @@ pub struct Terminal {
 }
 
 impl Setting {
-    /// Of the container `id` with the specification `spec`. `new_keyring`: whether the OCI runtime made it a session
-    /// keyring of its own, as runc does unless it is told not to.
-    pub fn of(spec: &Spec, id: &str, new_keyring: bool) -> Result<Self, Unsuited> {
+    /// Of a container with the specification `spec`, and the session keyring that its OCI runtime gave it, as they do
+    /// unless they are told not to.
+    pub fn of(spec: &Spec, keyring: Option<String>) -> Result<Self, Unsuited> {
         let unsuited = |what: &str| Err(Unsuited(what.to_owned()));
         let Some(process) = spec.process() else {
             return unsuited("a container without a process");
@@ -102,7 +111,7 @@ impl Setting {
         let filter = linux.and_then(|linux| linux.seccomp().as_ref());
         Ok(Self {
             process: process.clone(),
-            keyring: new_keyring.then(|| format!("_ses.{id}")),
+            keyring,
             user_namespace: linux
                 .and_then(|linux| linux.namespaces().as_ref())
                 .is_some_and(|namespaces| {
@@ -218,7 +227,7 @@ mod tests {
         "capabilities": {"bounding": ["CAP_CHOWN", "CAP_KILL"], "effective": ["CAP_CHOWN"]}}}"#;
 
     fn setting() -> Setting {
-        Setting::of(&serde_json::from_str(CONTAINER).unwrap(), "id", true).unwrap()
+        Setting::of(&serde_json::from_str(CONTAINER).unwrap(), Some("_ses.id".to_owned())).unwrap()
     }
 
     fn program(process: &str) -> Result<Program, Unsuited> {
@@ -282,7 +291,7 @@ mod tests {
         assert!(unsuited.is_err_and(|reason| reason.to_string().contains("needs the OCI runtime")));
         let agent = r#"{"ociVersion": "1.0.2", "root": {"path": "/"}, "process": {"args": ["a"], "cwd": "/", "user": {}},
             "linux": {"seccomp": {"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/run/agent"}}}"#;
-        assert!(Setting::of(&serde_json::from_str(agent).unwrap(), "id", true).is_err());
+        assert!(Setting::of(&serde_json::from_str(agent).unwrap(), None).is_err());
         for (runtime, joinable) in [
             ("runc", true),
             ("/usr/sbin/runc", true),
@@ -292,5 +301,7 @@ mod tests {
         ] {
             assert_eq!(is_joinable(Path::new(runtime)), joinable, "{runtime}");
         }
+        assert_eq!(keyring(Path::new("/usr/sbin/runc"), "x"), "_ses.x");
+        assert_eq!(keyring(Path::new("crun"), "x"), "x");
     }
 }

@@ -7,6 +7,9 @@ use futures_util::future::BoxFuture;
 use super::{Error, ExecResult, Pods};
 use crate::model::Id;
 
+/// Of each stream of a probe's or hook's command so many bytes are kept, which is what a kubelet shows at most.
+const KEPT: usize = 10 << 10;
+
 /// Runs commands in containers.
 pub trait Exec: Send + Sync {
     /// Runs `command` to its end and gives what it wrote. It is killed when the future is dropped, or when `timeout`
@@ -26,7 +29,7 @@ impl Exec for Pods {
         command: Vec<String>,
         timeout: Option<Duration>,
     ) -> BoxFuture<'a, Result<ExecResult, Error>> {
-        Box::pin(self.exec_while_awaited(container, command, timeout))
+        Box::pin(self.exec_while_awaited(container, command, timeout, KEPT))
     }
 }
 

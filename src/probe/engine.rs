@@ -225,7 +225,7 @@ fn initial(subject: &Subject, mut saved: Saved) -> Saved {
     };
     for kind in ProbeKind::ALL {
         if subject.probes.get(kind).is_some() {
-            let counting = saved.get(kind).cloned();
+            let counting = saved.get(kind).cloned().map(Counting::resumed);
             completed.set(
                 kind,
                 counting.unwrap_or_else(|| Counting::new(kind, subject.container.clone())),

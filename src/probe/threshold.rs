@@ -81,6 +81,16 @@ impl Counting {
         }
     }
 
+    /// As the next berth goes on with it: what it has come to stays, a count in progress begins anew. Between the last
+    /// check that was kept and now others may have said otherwise.
+    pub fn resumed(self) -> Self {
+        Self {
+            last: ProbeResult::Unknown,
+            run: 0,
+            ..self
+        }
+    }
+
     pub fn result(&self) -> ProbeResult {
         self.result
     }

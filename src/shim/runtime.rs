@@ -22,7 +22,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::invoke::Run;
-use crate::nsexec::is_joinable;
+use crate::nsexec::{is_joinable, keyring};
 use crate::sys::children::Children;
 
 /// Where the stock shim keeps the runtime's state, a directory per containerd namespace.
@@ -123,9 +123,9 @@ impl Runtime {
         is_joinable(&self.binary)
     }
 
-    /// Whether it gives containers a session keyring of their own.
-    pub fn makes_keyrings(&self) -> bool {
-        !self.no_new_keyring
+    /// The session keyring that it gives a container, unless it was told not to.
+    pub fn keyring(&self, id: &str) -> Option<String> {
+        (!self.no_new_keyring).then(|| keyring(&self.binary, id))
     }
 
     /// `namespace` is containerd's.

@@ -135,7 +135,7 @@ async fn a_process_that_has_ended_is_not_joined_whoever_has_its_pid() {
     let null = File::open("/dev/null").unwrap();
     let spec = r#"{"ociVersion":"1.0.2","root":{"path":"/"},"process":{"user":{"uid":0,"gid":0},"cwd":"/","args":["true"],"env":["PATH=/bin"]}}"#;
     let spec: berth::oci::Spec = serde_json::from_str(spec).unwrap();
-    let setting = nsexec::Setting::of(&spec, "x", true).unwrap();
+    let setting = nsexec::Setting::of(&spec, None).unwrap();
     let exec = nsexec::Exec {
         program: &setting.program(setting.process()).unwrap(),
         groups: &groups,

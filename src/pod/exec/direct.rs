@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use super::{DRAIN, ExecOutput, copy, is_direct};
+use super::{DRAIN, ExecOutput, copy, is_direct, runtime};
 use crate::containerd::Task;
 use crate::model::container::ContainerState;
 use crate::nsexec::{self, Exec, Groups, Reply, Setting};
@@ -54,9 +54,9 @@ impl Core {
     async fn find_direct(&self, container: &Container) -> Result<Option<Arc<Direct>>, Error> {
         let record = container.record();
         let sandbox = self.registry.sandbox(&record.sandbox)?.record();
-        if !self.handler(&sandbox.handler).is_some_and(is_direct) {
+        let Some(handler) = self.handler(&sandbox.handler).filter(|handler| is_direct(handler)) else {
             return Ok(None);
-        }
+        };
         let not_running = || container.wrong_state("it must run");
         let ContainerState::Running { pid, .. } = container.state() else {
             return Err(not_running());
@@ -76,7 +76,8 @@ impl Core {
                 reason: error.to_string(),
             })
         })?;
-        let setting = match Setting::of(&spec, container.id.as_str(), true) {
+        let keyring = nsexec::keyring(runtime(handler).as_ref(), container.id.as_str());
+        let setting = match Setting::of(&spec, Some(keyring)) {
             Ok(setting) => setting,
             Err(reason) => {
                 tracing::info!(id = ?container.id, %reason, "commands are run by containerd in this container");

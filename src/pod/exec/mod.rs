@@ -58,18 +58,20 @@ impl Pods {
         timeout: Option<Duration>,
     ) -> Result<ExecResult, Error> {
         let (pods, id) = (self.clone(), id.clone());
-        owned(async move { pods.exec_while_awaited(&id, command, timeout).await }).await
+        owned(async move { pods.exec_while_awaited(&id, command, timeout, MAX_OUTPUT).await }).await
     }
 
-    /// The same, but the command is killed when the returned future is dropped: nobody wants to know any more.
+    /// The same with at most `most` bytes a stream; and the command is killed when the returned future is dropped:
+    /// nobody wants to know any more.
     pub async fn exec_while_awaited(
         &self,
         id: &Id,
         command: Vec<String>,
         timeout: Option<Duration>,
+        most: usize,
     ) -> Result<ExecResult, Error> {
         let (sender, receiver) = mpsc::channel(16);
-        let (code, result) = tokio::join!(self.exec(id, command, timeout, sender), collect(receiver));
+        let (code, result) = tokio::join!(self.exec(id, command, timeout, sender), collect(receiver, most));
         Ok(ExecResult { code: code?, ..result })
     }
 
@@ -108,11 +110,16 @@ impl Pods {
 /// Whether the containers of a handler are processes of this kernel whose namespaces can be joined, which is known of
 /// our own shim and of containerd's for runc, with an OCI runtime that we know.
 fn is_direct(handler: &Handler) -> bool {
-    let runtime = match handler.options.binary_name.as_str() {
+    let runtime = runtime(handler);
+    (handler.own_shim || handler.runtime_type.starts_with("io.containerd.runc.")) && is_joinable(runtime.as_ref())
+}
+
+/// The OCI runtime of a handler.
+fn runtime(handler: &Handler) -> &str {
+    match handler.options.binary_name.as_str() {
         "" => "runc",
         binary => binary,
-    };
-    (handler.own_shim || handler.runtime_type.starts_with("io.containerd.runc.")) && is_joinable(runtime.as_ref())
+    }
 }
 
 impl Core {
@@ -130,19 +137,19 @@ impl Core {
     }
 }
 
-async fn collect(mut outputs: mpsc::Receiver<ExecOutput>) -> ExecResult {
+async fn collect(mut outputs: mpsc::Receiver<ExecOutput>, most: usize) -> ExecResult {
     let mut result = ExecResult::default();
     while let Some(output) = outputs.recv().await {
         match output {
-            ExecOutput::Stdout(bytes) => append(&mut result.stdout, &bytes),
-            ExecOutput::Stderr(bytes) => append(&mut result.stderr, &bytes),
+            ExecOutput::Stdout(bytes) => append(&mut result.stdout, &bytes, most),
+            ExecOutput::Stderr(bytes) => append(&mut result.stderr, &bytes, most),
         }
     }
     result
 }
 
-fn append(stream: &mut Vec<u8>, bytes: &[u8]) {
-    let room = MAX_OUTPUT.saturating_sub(stream.len());
+fn append(stream: &mut Vec<u8>, bytes: &[u8], most: usize) {
+    let room = most.saturating_sub(stream.len());
     stream.extend_from_slice(&bytes[..bytes.len().min(room)]);
 }
 

@@ -55,7 +55,7 @@ fn read(record: &Record) -> Option<Setting> {
     }
     let text = fs::read(record.bundle.join("config.json")).ok()?;
     let spec: ContainerSpec = serde_json::from_slice(&text).ok()?;
-    Setting::of(&spec, &record.id, record.runtime.makes_keyrings()).ok()
+    Setting::of(&spec, record.runtime.keyring(&record.id)).ok()
 }
 
 impl Shim {
