@@ -59,7 +59,11 @@ impl Lifecycle {
             (outcome, output) = effect("lifecycle.post_start", self.perform(ward, hook)) => (outcome, output),
         };
         self.end_hook(ward, HookKind::PostStart, outcome, output.clone());
-        ward.keep(|kept| kept.post_start_due = false);
+        // Of one that failed it stays due until the end of its container is kept ([`super::stop`]): a berth that is
+        // killed between the two must not take the container for one that was started well.
+        if matches!(outcome, HookOutcome::Succeeded | HookOutcome::Cancelled) {
+            ward.keep(|kept| kept.post_start_due = false);
+        }
         let failed = |message: &str| Error::Hook {
             hook: HookKind::PostStart.name(),
             message: message.to_owned(),
@@ -79,8 +83,10 @@ impl Lifecycle {
                     reason: Reason::FailedPostStartHook,
                     message: texts::bounded(&output),
                 };
-                self.end(&ward.id, cause, grace::of(&view.record.config.annotations, None))
-                    .await?;
+                let ended = self.end(&ward.id, cause, grace::of(&view.record.config.annotations, None));
+                let ended = ended.await;
+                ward.keep(|kept| kept.post_start_due = false);
+                ended?;
                 Err(failed(&output))
             }
         }

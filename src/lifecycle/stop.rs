@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::grace::{self, Patience};
 use super::texts;
-use super::ward::{HookKind, HookOutcome, StopIntent, Ward, lock};
+use super::ward::{HookKind, HookOutcome, Kept, StopIntent, Ward, lock};
 use super::{Error, Lifecycle, now};
 use crate::failpoint::effect;
 use crate::model::Id;
@@ -21,6 +21,9 @@ use crate::pod::{ContainerView, owned};
 
 /// How long the end of a container may take to be recorded after what it ended has noticed.
 const SETTLING: Duration = Duration::from_millis(500);
+
+/// How long a stop that failed rests before it is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// A stop under way.
 pub struct Stop {
@@ -78,6 +81,7 @@ impl Stop {
 }
 
 /// What a stop is about, beside how long it may take.
+#[derive(Clone)]
 pub(super) struct Order {
     pub cause: Option<Ending>,
     /// Whether the hook has been run by an earlier berth.
@@ -131,18 +135,39 @@ impl Lifecycle {
         let stop = Stop::new(patience);
         *current = Some(Arc::clone(&stop));
         drop(current);
-        let (this, ward, driven) = (self.clone(), Arc::clone(&ward), Arc::clone(&stop));
-        tokio::spawn(async move {
+        tokio::spawn(
+            self.clone()
+                .carry_out(view, Arc::clone(&ward), Arc::clone(&stop), order),
+        );
+        Ok(Some(stop))
+    }
+
+    /// Drives a stop until the container does not run any more. Whoever waits is told of a failure, and whoever asks
+    /// again meanwhile joins the next attempt: a container that is half stopped, whose probes have ended, is not to
+    /// run on.
+    async fn carry_out(self, view: ContainerView, ward: Arc<Ward>, mut stop: Arc<Stop>, mut order: Order) {
+        loop {
             let work = {
-                let (this, ward, driven) = (this.clone(), Arc::clone(&ward), Arc::clone(&driven));
-                owned(async move { this.drive(&view, &ward, &driven, order).await })
+                let (this, view, ward) = (self.clone(), view.clone(), Arc::clone(&ward));
+                let (stop, order) = (Arc::clone(&stop), order.clone());
+                owned(async move { this.drive(&view, &ward, &stop, order).await })
             };
             let outcome = work.await.map_err(Arc::new);
-            // It may be tried again when it failed; when it did not, there is nothing left to stop.
-            *lock(&ward.stop) = None;
-            driven.outcome.send_replace(Some(outcome));
-        });
-        Ok(Some(stop))
+            let again = outcome.as_ref().err().filter(|_| self.runs(&ward.id)).map(|error| {
+                tracing::error!(id = ?ward.id, %error, "cannot stop a container; trying again");
+                Stop::new(Patience::new(Instant::now(), grace::FLOOR))
+            });
+            lock(&ward.stop).clone_from(&again);
+            stop.outcome.send_replace(Some(outcome));
+            let Some(next) = again else { return };
+            (stop, order.hook_done) = (next, true);
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn runs(&self, id: &Id) -> bool {
+        let view = self.0.pods.container(id);
+        view.is_ok_and(|view| matches!(view.record.state, ContainerState::Running { .. }))
     }
 
     async fn drive(&self, view: &ContainerView, ward: &Arc<Ward>, stop: &Stop, order: Order) -> Result<(), Error> {
@@ -158,7 +183,12 @@ impl Lifecycle {
                 until: super::at(patience.deadline()),
                 hook_done: hook.is_none(),
             };
-            effect("lifecycle.stop", async { ward.keep(|kept| kept.stop = Some(intent)) }).await;
+            let caused = cause.is_some();
+            let keep = |kept: &mut Kept| {
+                kept.stop = Some(intent);
+                kept.post_start_due &= !caused;
+            };
+            effect("lifecycle.stop", async { ward.keep(keep) }).await;
         }
         if let Some(cause) = &cause {
             self.0.pods.note_ending(&ward.id, cause.clone()).await?;

@@ -4,7 +4,7 @@
 //! no more and ends with its last exec. It reads no request, it only hands it to the child that it forks, so that a
 //! broken one costs that child alone, and nothing of it stays here for the next child to inherit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,8 +50,10 @@ struct Exec {
     leaf: Option<Leaf>,
     /// The first child, while it is there.
     first: Option<u32>,
-    /// The program, once it runs.
+    /// The process that is to become the program, or has.
     program: Option<u32>,
+    /// How that one has ended; told once it is known whether it ran.
+    ended: Option<i32>,
     terminal: Option<OwnedFd>,
     killed: bool,
 }
@@ -72,8 +74,6 @@ struct Helper {
     /// Connections that have not sent their request, by number.
     waiting: BTreeMap<u64, OwnedFd>,
     execs: BTreeMap<u64, Exec>,
-    /// Ends of children that nobody is known to have started; kept while an exec begins.
-    unclaimed: HashMap<u32, i32>,
     retired: Vec<Retired>,
     next: u64,
     /// Where version 2 is mounted.
@@ -125,7 +125,6 @@ pub fn serve(files: Option<u64>, ignore_cancellation: bool) -> io::Result<()> {
         lifeline,
         waiting: BTreeMap::new(),
         execs: BTreeMap::new(),
-        unclaimed: HashMap::new(),
         retired: Vec::new(),
         next: 0,
         unified,
@@ -186,10 +185,14 @@ impl Helper {
     /// The shim is gone: the next one has a listener and a helper of its own.
     fn take_no_more(&mut self) {
         self.epoll.delete(&self.lifeline).ok();
+        // Who came in time is served.
+        self.accept();
         if let Some(listener) = self.listener.take() {
             self.epoll.delete(&listener).ok();
         }
-        self.waiting.clear();
+        for connection in std::mem::take(&mut self.waiting).into_values() {
+            self.epoll.delete(connection).ok();
+        }
     }
 
     fn hear(&mut self, number: u64) {
@@ -206,7 +209,7 @@ impl Helper {
             },
             // Nobody wants to know any more.
             _ => match self.waiting.remove(&number) {
-                Some(_) => {}
+                Some(connection) => drop(self.epoll.delete(connection)),
                 None => self.hang_up(number),
             },
         }
@@ -218,7 +221,11 @@ impl Helper {
         wipe(&mut self.buffer[..count]);
         let (report, leaf, first) = match begun {
             Ok(begun) => begun,
-            Err(failure) => return send(&connection, &Reply::Failed(failure), &[]),
+            Err(failure) => {
+                send(&connection, &Reply::Failed(failure), &[]);
+                self.epoll.delete(connection).ok();
+                return;
+            }
         };
         let report = self
             .epoll
@@ -231,6 +238,7 @@ impl Helper {
             leaf,
             first: Some(first),
             program: None,
+            ended: None,
             terminal: None,
             killed: false,
         };
@@ -330,6 +338,7 @@ impl Helper {
                 Err(_) => (0, Vec::new()),
             };
             match serde_json::from_slice(&buffer[..count]) {
+                Ok(Report::Begun { pid }) => exec.program = Some(pid),
                 Ok(Report::Terminal) => exec.terminal = fds.into_iter().next(),
                 Ok(Report::Started { pid }) => return self.started(number, pid),
                 Ok(Report::Failed(failure)) => return self.fail(number, failure),
@@ -339,14 +348,17 @@ impl Helper {
     }
 
     fn started(&mut self, number: u64, pid: u32) {
-        let ended = self.unclaimed.remove(&pid);
         let Some(exec) = self.execs.get_mut(&number) else {
             return;
         };
-        exec.report = None;
-        exec.program = Some(pid);
+        if let Some(report) = exec.report.take() {
+            self.epoll.delete(report).ok();
+        }
         // One that has been reaped has no handle any more; its end is about to be told.
-        let handle = if ended.is_none() { Handle::open(pid).ok() } else { None };
+        let handle = match exec.ended {
+            None => Handle::open(pid).ok(),
+            Some(_) => None,
+        };
         let terminal = exec.terminal.take();
         let given: Vec<_> = handle
             .iter()
@@ -354,15 +366,15 @@ impl Helper {
             .chain(terminal.iter().map(AsFd::as_fd))
             .collect();
         send(&exec.connection, &Reply::Started { pid }, &given);
-        if let Some(code) = ended {
-            self.ended(number, code);
-        } else if exec.killed {
-            self.kill(number);
+        match (exec.ended, exec.killed) {
+            (Some(code), _) => self.ended(number, code),
+            (None, true) => self.kill(number),
+            (None, false) => {}
         }
     }
 
     fn fail(&mut self, number: u64, failure: Failure) {
-        let Some(exec) = self.execs.remove(&number) else { return };
+        let Some(exec) = self.forget(number) else { return };
         send(&exec.connection, &Reply::Failed(failure), &[]);
         // Nothing of it is to live on, should it be about to run after all.
         exec.kill();
@@ -370,9 +382,20 @@ impl Helper {
     }
 
     fn ended(&mut self, number: u64, code: i32) {
-        let Some(exec) = self.execs.remove(&number) else { return };
+        let Some(exec) = self.forget(number) else { return };
         self.retire(exec.leaf, exec.killed);
         send(&exec.connection, &Reply::Exited { code }, &[]);
+    }
+
+    /// Takes an exec off the list. Its descriptors are taken out of epoll by hand: a child that has just been forked
+    /// may have copies of them for a while, and what is closed only here would go on being announced.
+    fn forget(&mut self, number: u64) -> Option<Exec> {
+        let exec = self.execs.remove(&number)?;
+        self.epoll.delete(&exec.connection).ok();
+        if let Some(report) = &exec.report {
+            self.epoll.delete(report).ok();
+        }
+        Some(exec)
     }
 
     /// Kills an exec whose end is still to be told.
@@ -404,29 +427,29 @@ impl Helper {
             };
             self.buried(pid.as_raw().cast_unsigned(), code);
         }
-        if self.execs.values().all(|exec| exec.report.is_none()) {
-            self.unclaimed.clear();
-        }
     }
 
     fn buried(&mut self, pid: u32, code: i32) {
-        let of = |wanted: fn(&Exec) -> Option<u32>| {
-            self.execs
-                .iter()
-                .find(|(_, exec)| wanted(exec) == Some(pid))
-                .map(|(number, _)| *number)
-        };
-        if let Some(number) = of(|exec| exec.program) {
-            return self.ended(number, code);
+        // What a child has told before it ended is there by now.
+        let reporting = self.execs.iter().filter(|(_, exec)| exec.report.is_some());
+        for number in reporting.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.read_report(number);
         }
-        match of(|exec| exec.first) {
-            Some(number) => {
-                if let Some(exec) = self.execs.get_mut(&number) {
-                    exec.first = None;
-                }
-                self.read_report(number);
-            }
-            None => drop(self.unclaimed.insert(pid, code)),
+        let found = self
+            .execs
+            .iter_mut()
+            .find(|(_, exec)| exec.program == Some(pid) || exec.first == Some(pid));
+        let Some((number, exec)) = found else { return };
+        let number = *number;
+        if exec.first == Some(pid) {
+            exec.first = None;
+            return;
+        }
+        // From now on the pid may be somebody else's.
+        exec.program = None;
+        exec.ended = Some(code);
+        if exec.report.is_none() {
+            self.ended(number, code);
         }
     }
 

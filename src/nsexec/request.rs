@@ -98,6 +98,10 @@ impl Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
+    /// There is a process that is to become the program.
+    Begun {
+        pid: u32,
+    },
     /// With the terminal's master.
     Terminal,
     Started {

@@ -438,7 +438,10 @@ async fn an_end_that_was_decided_before_a_restart_is_told_again() {
     let saved = change(&mut reports).await.saved;
     let (engine, mut reports) = stage.engine();
     engine.start(subject(&[Liveness]), Some(saved.clone()));
-    assert_eq!(change(&mut reports).await.saved, saved);
+    let told = change(&mut reports).await.saved;
+    assert!(saved.end.is_some());
+    assert_eq!(told.end, saved.end);
+    assert_eq!(told.get(Liveness).unwrap().result(), ProbeResult::Failure);
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,26 +40,33 @@ pub unsafe fn fork_into(group: Option<BorrowedFd<'_>>) -> io::Result<Side> {
 /// How much stack [`spawn_sibling`] gives.
 const STACK: usize = 256 << 10;
 
+/// What a sibling does, and its pid as its sibling sees it, which the kernel writes before it runs.
+struct Life<'a> {
+    work: &'a mut dyn FnMut(u32),
+    pid: libc::pid_t,
+}
+
 /// Starts a process that shares our memory while we wait (vfork(2)): until it executes a program or ends. It is a
 /// child of our parent (CLONE_PARENT), and the first of ours in the PID namespace that setns(2) chose for children.
-/// Answers its pid as we see it. `work` returns only if it failed; the process ends then.
+/// `work` is given its pid as we see it, which is also the answer. It returns only if it failed; the process ends then.
 ///
 /// # Safety
 /// The process must have one thread. `work` must leave all memory as it is fit for us to find.
-pub unsafe fn spawn_sibling(work: &mut dyn FnMut()) -> io::Result<u32> {
-    extern "C" fn run(work: *mut libc::c_void) -> libc::c_int {
+pub unsafe fn spawn_sibling(work: &mut dyn FnMut(u32)) -> io::Result<u32> {
+    extern "C" fn run(life: *mut libc::c_void) -> libc::c_int {
         // SAFETY: it is the pointer that is given below, and its owner waits for us.
-        let work = unsafe { &mut *work.cast::<&mut dyn FnMut()>() };
-        work();
+        let life = unsafe { &mut *life.cast::<Life<'_>>() };
+        (life.work)(life.pid.cast_unsigned());
         127
     }
     let mut stack = vec![0_u128; STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end;
-    let mut work: &mut dyn FnMut() = work;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT | libc::SIGCHLD;
-    // SAFETY: the stack, aligned for any use, and `work` live until the call returns, which is after the child is done
-    // with them (CLONE_VFORK).
-    let pid = unsafe { libc::clone(run, top.cast(), flags, (&raw mut work).cast()) };
+    let mut life = Life { work, pid: 0 };
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
+    let life = &raw mut life;
+    // SAFETY: the stack, aligned for any use, and `life` live until the call returns, which is after the child is done
+    // with them (CLONE_VFORK). The kernel writes the pid where it is told.
+    let pid = unsafe { libc::clone(run, top.cast(), flags, life.cast(), &raw mut (*life).pid) };
     u32::try_from(Errno::result(pid)?).map_err(io::Error::other)
 }
 

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 use super::{Given, second};
 use crate::nsexec::leaf;
@@ -47,6 +49,8 @@ pub fn run(given: &Given<'_>, fds: Vec<OwnedFd>) -> Result<u32, Failure> {
     kept.extend(given.leaf.map(|leaf| leaf.as_raw_fd()));
     // SAFETY: this process has just been forked and ends without dropping what it inherited.
     unsafe { fds::close_all_but(&kept) }.map_err(Failure::of("cannot close descriptors"))?;
+    // A helper that was killed has nobody who would hear of the program.
+    set_pdeathsig(Signal::SIGKILL).map_err(Failure::of("cannot ask for the helper's end"))?;
     let read = request::read(given.message, fds);
     let (request, mut fds) = read.map_err(Failure::of("cannot read the request"))?;
     let filter = filter(&request, &mut fds)?;
@@ -89,7 +93,7 @@ pub fn run(given: &Given<'_>, fds: Vec<OwnedFd>) -> Result<u32, Failure> {
         report: given.report.as_fd(),
     };
     // SAFETY: this process has one thread, and the second one writes nothing but `failure` for us to find.
-    let pid = unsafe { fork::spawn_sibling(&mut || failure = Some(second.become_program())) };
+    let pid = unsafe { fork::spawn_sibling(&mut |pid| failure = Some(second.become_program(pid))) };
     let pid = pid.map_err(Failure::of("cannot fork into the container"))?;
     match failure {
         Some(failure) => Err(failure),

@@ -13,8 +13,9 @@ use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
 
 use super::terminal;
 use crate::nsexec::program::{Program, Sets};
-use crate::nsexec::request::Failure;
+use crate::nsexec::request::{Failure, Report};
 use crate::nsexec::seccomp::INSTRUCTION;
+use crate::sys::fds;
 
 pub struct Second<'a> {
     pub program: &'a Program,
@@ -26,8 +27,12 @@ pub struct Second<'a> {
 }
 
 impl Second<'_> {
-    /// Comes back only if it fails.
-    pub fn become_program(&self) -> Failure {
+    /// Comes back only if it fails. `pid` is ours on the node: told at once, so that whoever kills us knows whom.
+    pub fn become_program(&self, pid: u32) -> Failure {
+        let text = serde_json::to_vec(&Report::Begun { pid }).unwrap_or_default();
+        if let Err(error) = fds::send(self.report, &text, &[]) {
+            return Failure::of("cannot tell that the command begins")(error);
+        }
         match self.try_become() {
             Ok(never) => match never {},
             Err(failure) => failure,

@@ -55,6 +55,19 @@ fn the_initial_result_is_readiness_failure_liveness_success_startup_unknown() {
 }
 
 #[test]
+fn a_count_in_progress_begins_anew_with_the_next_berth_and_what_it_had_come_to_stays() {
+    let probe = probe(2, 3);
+    let (counting, _) = counted(Liveness, &probe, &[F, F]);
+    let mut resumed = counting.resumed();
+    assert_eq!((resumed.result(), resumed.run()), (ProbeResult::Success, 0));
+    let effects = [F, F, F].map(|verdict| resumed.count(Liveness, &probe, verdict));
+    assert_eq!(effects, [Effect::Nothing, Effect::Nothing, Effect::End]);
+    assert_eq!(resumed.resumed().turn(Liveness, &probe, &sight(Liveness)), Turn::Wait);
+    let (ready, _) = counted(Readiness, &probe, &[S, S, F]);
+    assert_eq!(ready.resumed().result(), ProbeResult::Success);
+}
+
+#[test]
 fn with_a_new_container_id_the_old_result_is_dropped_counters_reset_and_the_hold_released() {
     let (mut counting, _) = counted(Liveness, &probe(1, 2), &[F, F]);
     assert_eq!(counting.turn(Liveness, &probe(1, 2), &sight(Liveness)), Turn::Wait);
