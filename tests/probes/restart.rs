@@ -228,3 +228,25 @@ async fn a_hook_whose_container_ended_while_berth_was_down_is_told_of() {
     );
     over(house, &pod).await;
 }
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn killed_between_a_failed_post_start_and_the_end_that_it_calls_for_berth_still_ends_the_container() {
+    let mut berth = Berth::start().await;
+    berth.terminate();
+    berth.restart(&[("BERTH_FAILPOINT", "lifecycle.stop:before")]).await;
+    let house = House::of(Arc::new(berth)).await;
+    let pod = house.pod("post-start-failed").await;
+    let line = "echo run >> /dev/shm/runs; echo no; exit 3";
+    let container = pod.create(annotated("c", POLITE, &[("post-start", &hook(line))])).await;
+    container.start().await.unwrap_err();
+    let mut berth = Arc::into_inner(house.berth).expect("nobody else has it");
+    assert!(berth.wait_killed(Duration::from_secs(20)));
+    berth.restart(&[]).await;
+    let house = House::of(Arc::new(berth)).await;
+    let ended = again(&house, &container).ended().await;
+    assert_eq!(ended.status.reason, "FailedPostStartHook");
+    // It had failed, but that could be known no more: at least once.
+    assert_eq!(lines(&house, &pod, "runs"), 2);
+    over(house, &pod).await;
+}
