@@ -25,7 +25,9 @@ fn next(children: &Children) -> Dead {
 fn orphan(children: &Children, script: &str) -> u32 {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pid");
-    let script = format!("({script}) & echo $! > {}", path.display());
+    // Not before its parent is gone: a shell may reap a child that ends at once.
+    let patience = "while kill -0 $$ 2>/dev/null; do sleep 0.01; done";
+    let script = format!("({patience}; {script}) & echo $! > {}", path.display());
     let helper = children.spawn(Command::new("/bin/sh").args(["-c", &script])).unwrap();
     let begin = Instant::now();
     while helper.wait(Duration::from_millis(2)).is_err() {
