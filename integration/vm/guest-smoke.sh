@@ -23,6 +23,11 @@ if [ $code != 0 ]; then
     tail -v -n 40 /run/berth/shims/*/shim.log
 fi
 berth down && systemctl stop berth || code=1
+# The shim of ctr's containers lingers for a moment.
+for _ in $(seq 100); do
+    pgrep containerd >/dev/null || break
+    sleep 0.2
+done
 if pgrep -a containerd; then
     echo "berth down left a containerd or a shim"
     code=1
