@@ -83,6 +83,13 @@ impl Execs {
         Ok(())
     }
 
+    /// Whether somebody waits and there is no process.
+    pub fn is_awaited(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut waiting = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        self.running.is_none() && poll(&mut waiting, PollTimeout::ZERO) == Ok(1)
+    }
+
     /// Turns away who waits: nobody can serve them.
     pub fn turn_away(&self) {
         while seqpacket::accept(self.listener.as_fd()).is_ok() {}

@@ -264,7 +264,7 @@ impl Loop {
     }
 
     /// Somebody has a command to run, and there is no process for that.
-    fn start_execs(&mut self) {
+    pub(super) fn start_execs(&mut self) {
         match self.execs.start(&self.shim.children, &self.shim.place) {
             Ok(()) => drop(self.epoll.delete(&self.execs)),
             Err(error) => {

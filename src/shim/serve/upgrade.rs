@@ -59,6 +59,10 @@ impl Loop {
         loop {
             self.on_signal();
             self.take_watches();
+            // A command that is under way may wait for its helper.
+            if self.execs.is_awaited() {
+                self.start_execs();
+            }
             let shim = &self.shim;
             let resting = shim.jobs.is_idle() && shim.tidying.is_idle() && shim.conversations.is_quiet();
             self.deliver();
